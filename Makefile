@@ -1,0 +1,122 @@
+# Everything runs from .venv, which make builds itself from the lock files in requirements/.
+# `make` alone prints what there is.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# pip and the test runner use the cores themselves; a venv must not be built twice at once.
+.NOTPARALLEL:
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+# Hashes make a changed or substituted download fail; --no-deps makes an incomplete lock fail.
+INSTALL := $(PIP) install --require-hashes --no-deps
+RUN := $(VENV)/.run-installed
+DEV := $(VENV)/.dev-installed
+
+# The tool that writes the lock files. Only `make lock` uses it, from a venv of its own.
+PIP_TOOLS := pip-tools==7.6.2
+LOCK_VENV := .lock
+
+# ----------------------------------------------------------------------------------- running
+
+.PHONY: serve
+serve: $(RUN) ## Run the server; NUSKU_* variables and ARGS="--port 9000" are passed through
+	@exec $(PYTHON) -m nusku serve $(ARGS)
+
+# ----------------------------------------------------------------------------------- checking
+
+.PHONY: test
+test: $(DEV) ## Run the whole test suite; ARGS="-k claim" is passed to pytest
+	$(PYTHON) -m pytest $(ARGS)
+
+.PHONY: quick
+quick: $(DEV) ## Run the quick half of the suite, under a minute
+	$(PYTHON) -m pytest -m "not slow and not chaos" $(ARGS)
+
+.PHONY: check
+check: $(DEV) ## Lint, format, strict types and import contracts
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
+
+.PHONY: format
+format: $(DEV) ## Format the code and repair what the linter can repair
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+.PHONY: settings
+settings: $(RUN) ## Write docs/settings.md again from src/nusku/config.py
+	$(PYTHON) -m nusku.config > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
+
+# ------------------------------------------------------------------------- measuring, breaking
+
+.PHONY: bench
+bench: $(DEV) ## Measure; STORE=URI and SCENARIOS="post1 cycle1" choose where and what
+	$(PYTHON) -m benchmarks $(if $(STORE),--store '$(STORE)') $(if $(SCENARIOS),--scenarios '$(SCENARIOS)') $(ARGS)
+
+.PHONY: crash
+crash: $(DEV) ## Kill servers and cut their power for hours, or for SECONDS=600; SEED=1
+	$(PYTHON) -m tests.chaos crash $(if $(SEED),--seed '$(SEED)') $(if $(SECONDS),--seconds '$(SECONDS)') $(ARGS)
+
+.PHONY: chaos
+chaos: $(DEV) ## One run under faults: STORE=URI NEMESIS=kill SEED=1 SECONDS=60
+	$(PYTHON) -m tests.chaos run $(if $(STORE),--store '$(STORE)') $(if $(NEMESIS),--nemesis '$(NEMESIS)') $(if $(SEED),--seed '$(SEED)') $(if $(SECONDS),--seconds '$(SECONDS)') $(ARGS)
+
+# ------------------------------------------------------------------------------- dependencies
+
+# A python3 that is new enough comes first; version managers leave commands for versions that are
+# not installed, so each candidate is really run, and must be able to make a venv that has pip.
+$(VENV)/pyvenv.cfg:
+	@for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	    found=$$python; \
+	    $$python -c 'import ensurepip, venv' >/dev/null 2>&1 || continue; \
+	    echo "Making $(VENV) with $$($$python --version)"; \
+	    rm -rf $(VENV); \
+	    $$python -m venv $(VENV) && exit 0; \
+	    rm -rf $(VENV); \
+	done; \
+	if [ -n "$$found" ]; then \
+	    echo "make: $$found cannot make a virtual environment with pip in it." >&2; \
+	    echo "make: on Debian and Ubuntu, install its venv package: apt-get install python3-venv" >&2; \
+	else \
+	    echo "make: no Python 3.11 or newer was found on the PATH." >&2; \
+	fi; \
+	exit 1
+
+$(RUN): requirements/run.txt pyproject.toml | $(VENV)/pyvenv.cfg
+	$(INSTALL) -r requirements/run.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt | $(RUN)
+	$(INSTALL) -r requirements/dev.txt
+	@touch $@
+
+.PHONY: lock
+lock: $(VENV)/pyvenv.cfg ## Take the newest releases again and write requirements/*.txt
+	$(PYTHON) -m venv --clear $(LOCK_VENV)
+	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install '$(PIP_TOOLS)'
+	for name in run dev; do \
+	    env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND='make lock' \
+	    $(LOCK_VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+	        --no-annotate --no-header --no-emit-options \
+	        --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	        --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
+	done
+	rm -rf $(LOCK_VENV)
+
+# ------------------------------------------------------------------------------ housekeeping
+
+.PHONY: clean
+clean: ## Remove the venv and everything the tools leave behind (no stores)
+	rm -rf $(VENV) $(LOCK_VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: help
+help: ## Print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

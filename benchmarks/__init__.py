@@ -1,0 +1,1 @@
+"""Load on a nusku server over HTTP, with every answer verified: `python -m benchmarks`."""

@@ -1,0 +1,181 @@
+"""Figures and goals: what a scenario hands back, and how it is printed."""
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.generator import Run
+
+
+@dataclass(slots=True)
+class Row:
+    """One timed run."""
+
+    name: str
+    requests_per_s: float
+    messages_per_s: float
+    p50_ms: float
+    p99_ms: float
+    generator_share: float
+    """CPU of the generator, as a part of one core."""
+    pings: list[float] = field(default_factory=list)
+    """`GET /v2/ping` requests/s before, between and after the slices of the run."""
+    ratios: list[float] = field(default_factory=list)
+    """Requests/s of each slice against the mean of the pings around it."""
+    server_cpu_us: float | None = None
+    """User and system CPU of the server for one request."""
+    server_peak_mib: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Requests/s against ping's: the median of the slices."""
+        return statistics.median(self.ratios) if self.ratios else None
+
+
+@dataclass(slots=True)
+class Result:
+    """What one scenario found out."""
+
+    scenario: str
+    rows: list[Row] = field(default_factory=list)
+    facts: dict[str, float] = field(default_factory=dict)
+    """Further figures, name and unit to value."""
+    errors: list[str] = field(default_factory=list)
+    skipped: str = ""
+    """Why it did not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure should reach; `name` is also that of the fact that measures it."""
+
+    name: str
+    bound: float
+    at_least: bool
+    aim: float | None = None
+    unit: str = ""
+
+
+GOALS = (
+    Goal("post1 against ping, requests/s", 0.5, True, 0.6),
+    Goal("cycle1 against ping, requests/s", 0.45, True, 0.55),
+    Goal("post10 against post1, messages/s", 5, True),
+    Goal("claim p50, all in flight against none", 1.3, False),
+    Goal("wake-up p99", 50, False, unit="ms"),
+    Goal("memory, stored messages against an empty store", 64, False, unit="MiB"),
+    Goal("first answer, stored messages", 2, False, unit="s"),
+)
+
+
+def percentile_ms(run: Run, share: float) -> float:
+    """The latency that `share` of the operations did not exceed."""
+    latencies = sorted(run.latencies_s)
+    return (
+        latencies[min(int(len(latencies) * share), len(latencies) - 1)] * 1000 if latencies else 0.0
+    )
+
+
+def row_of(name: str, run: Run) -> Row:
+    """The figures of a run; what was measured around it is added by the caller."""
+    duration = run.duration_s or 1e-9
+    return Row(
+        name=name,
+        requests_per_s=run.requests / duration,
+        messages_per_s=run.messages / duration,
+        p50_ms=percentile_ms(run, 0.50),
+        p99_ms=percentile_ms(run, 0.99),
+        generator_share=run.generator_cpu_s / duration,
+    )
+
+
+HEADING = (
+    f"{'scenario':<16}{'requests/s':>11}{'messages/s':>11}{'p50 ms':>9}{'p99 ms':>9}"
+    f"{'CPU µs/req':>11}{'peak MiB':>9}{'generator':>10}{'ping/s':>9}{'ping ±':>8}{'ratio':>7}"
+    "  (its range)"
+)
+
+
+def lines_of(result: Result) -> list[str]:
+    """The printed form of one scenario."""
+    if result.skipped:
+        return [f"{result.scenario:<16}skipped: {result.skipped}"]
+    lines = [_row_line(row) for row in result.rows]
+    in_table = {goal.name for goal in GOALS}
+    facts = {name: value for name, value in result.facts.items() if name not in in_table}
+    width = max(map(len, facts), default=0)
+    lines += [
+        f"{result.scenario:<16}{name:<{width}}  {value:,.2f}" for name, value in facts.items()
+    ]
+    lines += [f"{result.scenario:<16}ERROR {error}" for error in result.errors[:5]]
+    if len(result.errors) > 5:
+        lines.append(f"{result.scenario:<16}ERROR and {len(result.errors) - 5} more")
+    return lines
+
+
+def _row_line(row: Row) -> str:
+    cpu = f"{row.server_cpu_us:.0f}" if row.server_cpu_us is not None else "–"
+    peak = f"{row.server_peak_mib:.0f}" if row.server_peak_mib is not None else "–"
+    line = (
+        f"{row.name:<16}{row.requests_per_s:>11,.0f}{row.messages_per_s:>11,.0f}{row.p50_ms:>9.2f}{row.p99_ms:>9.2f}"
+        f"{cpu:>11}{peak:>9}{row.generator_share:>10.0%}"
+    )
+    if row.ratio is not None:
+        mean = statistics.mean(row.pings)
+        spread = (max(row.pings) - min(row.pings)) / 2 / mean
+        line += f"{mean:>9,.0f}{spread:>8.0%}{row.ratio:>7.2f}"
+        line += f"  ({min(row.ratios):.2f}–{max(row.ratios):.2f})"
+    return line
+
+
+def measured_goals(results: list[Result]) -> dict[str, float]:
+    """The measured value of every goal whose scenarios ran, by the goal's name."""
+    rows = {row.name: row for result in results for row in result.rows}
+    measured: dict[str, float] = {}
+    for name in ("post1", "cycle1"):
+        if name in rows and (ratio := rows[name].ratio) is not None:
+            measured[f"{name} against ping, requests/s"] = ratio
+    if "post1" in rows and "post10" in rows and rows["post1"].messages_per_s:
+        measured["post10 against post1, messages/s"] = (
+            rows["post10"].messages_per_s / rows["post1"].messages_per_s
+        )
+    for result in results:
+        measured |= {
+            goal.name: result.facts[goal.name] for goal in GOALS if goal.name in result.facts
+        }
+    return measured
+
+
+def goal_lines(results: list[Result], scale: str) -> list[str]:
+    """The table of goals, reached or not; `scale` says at which size they were measured."""
+    measured = measured_goals(results)
+    lines = [f"{'goal':<50}{'bound':>12}{'aim':>8}{'measured':>12}  {scale}"]
+    for goal in GOALS:
+        bound = f"{'≥' if goal.at_least else '≤'} {goal.bound:g} {goal.unit}".rstrip()
+        aim = f"{goal.aim:g}" if goal.aim is not None else ""
+        value = measured.get(goal.name)
+        if value is None:
+            lines.append(f"{goal.name:<50}{bound:>12}{aim:>8}{'–':>12}  not measured")
+            continue
+        reached = value >= goal.bound if goal.at_least else value <= goal.bound
+        beyond = goal.aim is not None and (
+            value >= goal.aim if goal.at_least else value <= goal.aim
+        )
+        verdict = "reached, aim too" if beyond else "reached" if reached else "NOT REACHED"
+        lines.append(f"{goal.name:<50}{bound:>12}{aim:>8}{value:>12.2f}  {verdict}")
+    return lines
+
+
+def as_json(results: list[Result], machine: dict[str, Any]) -> dict[str, Any]:
+    """Everything, for a file."""
+    return {
+        "machine": machine,
+        "results": [
+            asdict(result) | {"rows": [asdict(row) | {"ratio": row.ratio} for row in result.rows]}
+            for result in results
+        ],
+        "goals": [
+            asdict(goal) | {"measured": measured}
+            for goal in GOALS
+            for measured in [measured_goals(results).get(goal.name)]
+        ],
+    }

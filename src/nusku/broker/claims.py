@@ -1,0 +1,190 @@
+"""Claims: create, get, renew, release; and where messages go that were claimed too often."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from nusku.broker import codec, ids
+from nusku.broker.operation import operation
+from nusku.broker.queues import Queue, Queues
+from nusku.broker.view import View
+from nusku.broker.waiting import Waiting
+from nusku.config import Settings
+from nusku.errors import NotFound
+from nusku.metrics import Metrics
+from nusku.model import Claimed, Context, QueueKey
+from nusku.storage import MessageStore
+
+ROUNDS = 10  # times that one request looks on after everything found went to the dead letters
+
+
+class ClaimTerms(NamedTuple):
+    """What a client asks for; None means the default. Seconds."""
+
+    ttl_s: int | None = None
+    grace_s: int | None = None
+
+
+class ClaimView(NamedTuple):
+    """A claim, ready to be shown."""
+
+    id: str
+    ttl_s: int
+    age_s: int
+    view: View
+
+
+class Claims:
+    """What can be done with claims. Topics have none."""
+
+    def __init__(
+        self,
+        store: MessageStore,
+        queues: Queues,
+        waiting: Waiting,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._queues = queues
+        self._waiting = waiting
+        self._settings = settings
+        self._counts = metrics.messages
+        self._releases: set[asyncio.Future[None]] = set()
+
+    def _seconds(self, terms: ClaimTerms) -> tuple[int, int]:
+        settings = self._settings
+        return (
+            settings.default_claim_ttl if terms.ttl_s is None else terms.ttl_s,
+            settings.default_claim_grace if terms.grace_s is None else terms.grace_s,
+        )
+
+    @operation("claims:create")
+    async def create(
+        self, ctx: Context, key: QueueKey, terms: ClaimTerms, limit: int, wait_s: int = 0
+    ) -> tuple[str, View] | None:
+        """Claim up to ``limit`` messages: the claim's id and them; None when there is nothing.
+
+        Waits up to ``wait_s`` for there to be something. When cancelled meanwhile it holds
+        nothing.
+        """
+        ttl_s, grace_s = self._seconds(terms)
+        if not wait_s:
+            result = await self._attempt(key, limit, ttl_s, grace_s)
+            return result and result[0]
+        until = asyncio.get_running_loop().time() + wait_s
+        with self._waiting.room(key) as room:
+            while True:
+                calls = room.calls
+                attempt = asyncio.ensure_future(self._attempt(key, limit, ttl_s, grace_s))
+                try:
+                    result = await asyncio.shield(attempt)
+                except asyncio.CancelledError:
+                    attempt.add_done_callback(lambda a: self._give_back(key, a))
+                    raise
+                if result and result[0]:
+                    room.call(1)  # there may be more than one claim's worth
+                    return result[0]
+                if self._waiting.closed or asyncio.get_running_loop().time() >= until:
+                    return None
+                if result and result[1].due_ms is not None:
+                    room.call_in((result[1].due_ms - result[1].now_ms) / 1000)
+                await room.wait(until, calls, claiming=True)
+
+    async def _attempt(
+        self, key: QueueKey, limit: int, ttl_s: int, grace_s: int
+    ) -> tuple[tuple[str, View] | None, Claimed] | None:
+        async def claim(queue: Queue) -> tuple[tuple[str, View] | None, Claimed]:
+            rounds, got = ROUNDS, None
+            while got is None or (got.spent and not got.claim and rounds):
+                rounds -= 1
+                got = await self._store.claim(
+                    queue.ref, limit, ttl_s, grace_s, queue.max_claim_count
+                )
+                if got.spent:
+                    await self._dead_letter(queue, got.spent)
+            if got.claim is None:
+                return None, got
+            self._counts["claimed"] += len(got.messages)
+            self._waiting.call_in(key, ttl_s + 0.1)
+            return (got.claim, View.of(queue.ref, got.messages, got.now_ms)), got
+
+        return await self._queues.use(key, claim)
+
+    def _give_back(
+        self,
+        key: QueueKey,
+        attempt: "asyncio.Future[tuple[tuple[str, View] | None, Claimed] | None]",
+    ) -> None:
+        """The one who asked has gone: let go of what was claimed in its name."""
+        if attempt.cancelled() or attempt.exception() or not (result := attempt.result()):
+            return
+        if result[0]:
+            self._releases.add(task := asyncio.ensure_future(self._release(key, result[0][0])))
+            task.add_done_callback(self._releases.discard)
+
+    async def _dead_letter(self, queue: Queue, spent: Sequence[int]) -> None:
+        """Move messages to the queue's dead-letter queue, creating it where needed."""
+        key, generation = queue.ref.key, queue.ref.generation
+        target_key = key._replace(name=queue.dead_letter_queue or "")
+        attributes = {}
+        found = await self._store.get(queue.ref, spent)
+        for message in found.messages:
+            origin = codec.Origin(
+                key.name, ids.message_id(generation, message.position), "max_claim_count"
+            )
+            known = codec.attributes(message)
+            packed = codec.pack(codec.Attributes(known.checksum, origin))
+            if packed:
+                attributes[message.position] = packed
+
+        async def move(target: Queue) -> list[int]:
+            return await self._store.move(
+                queue.ref, spent, target.ref, queue.dead_letter_ttl_s, attributes
+            )
+
+        moved = await self._queues.use(target_key, move, create=True)
+        self._counts["dead_lettered"] += len(moved or ())
+        self._waiting.call(target_key, len(moved or ()))
+
+    @operation("claims:get")
+    async def get(self, ctx: Context, key: QueueKey, claim: str) -> ClaimView:
+        """A live claim and what it still holds. Raises NotFound."""
+
+        async def get(queue: Queue) -> ClaimView | None:
+            found = await self._store.claimed(queue.ref, claim)
+            if found is None:
+                return None
+            return ClaimView(
+                found.id,
+                found.ttl_s,
+                max(found.now_ms - found.started_ms, 0) // 1000,
+                View.of(queue.ref, found.messages, found.now_ms),
+            )
+
+        shown = await self._queues.use(key, get)
+        if shown is None:
+            raise self._unknown(key, claim)
+        return shown
+
+    @operation("claims:update")
+    async def renew(self, ctx: Context, key: QueueKey, claim: str, terms: ClaimTerms) -> None:
+        """Start its time anew, with a new ttl. Raises NotFound."""
+        ttl_s, grace_s = self._seconds(terms)
+        if not await self._queues.use(
+            key, lambda queue: self._store.renew(queue.ref, claim, ttl_s, grace_s)
+        ):
+            raise self._unknown(key, claim)
+
+    @operation("claims:delete")
+    async def release(self, ctx: Context, key: QueueKey, claim: str) -> None:
+        """Give back what it holds; nothing happens when it is over."""
+        await self._release(key, claim)
+
+    async def _release(self, key: QueueKey, claim: str) -> None:
+        if await self._queues.use(key, lambda queue: self._store.release(queue.ref, claim)):
+            self._waiting.call(key, self._settings.max_messages_per_claim_or_pop)
+
+    @staticmethod
+    def _unknown(key: QueueKey, claim: str) -> NotFound:
+        return NotFound(f"There is no live claim {claim} in queue {key.name}.")

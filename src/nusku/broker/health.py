@@ -1,0 +1,94 @@
+"""Is it well? Real operations, tried on a queue of its own."""
+
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from nusku.broker import ids
+from nusku.broker.operation import operation
+from nusku.model import Context, Draft, QueueKey, QueueRef, Record
+from nusku.storage import Removal, Store
+
+log = structlog.get_logger("nusku.health")
+
+# Clients cannot name it: their projects are never empty.
+NOBODYS_PROJECT = ""
+
+
+class Health:
+    """The operator's report on the store."""
+
+    def __init__(self, store: Store, rng: random.Random) -> None:
+        self._store = store
+        self._rng = rng
+
+    @operation("ping:get")
+    async def ping(self, ctx: Context) -> None:
+        """Raise Unavailable unless the service can answer. No I/O: see :meth:`ready`."""
+
+    async def ready(self) -> None:
+        """Raise Unavailable unless the store answers."""
+        await self._store.ping()
+
+    @operation("health:get")
+    async def report(self, ctx: Context) -> dict[str, Any]:
+        """Contract http-v2.md section 11. An operation that fails is part of the report."""
+        status = await self._probe()
+        volume = await self._store.messages.volume()
+        return {
+            "storage_reachable": True,
+            "operation_status": status,
+            "message_volume": {
+                "free": volume.free + volume.delayed,
+                "claimed": volume.held,
+                "total": volume.total,
+            },
+        }
+
+    async def _probe(self) -> dict[str, Any]:
+        messages, records = self._store.messages, self._store.records
+        key = QueueKey("queue", NOBODYS_PROJECT, f"health-{uuid.uuid4().hex}")
+        ref = QueueRef(key, ids.new_generation(self._rng), 1)
+        draft = Draft(b"{}", 60)
+        claims: list[str] = []
+
+        async def create() -> None:
+            await records.insert(Record(*key, b"{}"))
+            await messages.admit(ref)
+
+        async def claim() -> None:
+            claimed = await messages.claim(ref, 2, 60, 60)
+            claims.append(claimed.claim or "")
+
+        async def delete_queue() -> None:
+            await records.delete(*key)
+            await messages.drop(key)
+
+        steps: dict[str, Callable[[], Awaitable[object]]] = {
+            "create_queue": create,
+            "post_messages": lambda: messages.add([(ref, [draft] * 4)]),
+            "list_messages": lambda: messages.page(ref, 0, 10),
+            "claim_messages": claim,
+            "delete_messages": lambda: messages.remove(ref, (1,), Removal.HELD, claims),
+            "delete_claim": lambda: messages.release(ref, claims[0]),
+            "bulk_delete_messages": lambda: messages.remove(ref, (2, 3, 4), Removal.ANY),
+            "delete_queue": delete_queue,
+        }
+        return {name: await self._try(name, step) for name, step in steps.items()}
+
+    async def _try(self, name: str, step: Callable[[], Awaitable[object]]) -> dict[str, Any]:
+        started, ref = time.perf_counter(), None
+        try:
+            await step()
+        except Exception:
+            ref = str(uuid.uuid4())
+            log.exception("health probe failed", operation=name, ref=ref)
+        return {
+            "seconds": time.perf_counter() - started,
+            "ref": ref,
+            "succeeded": ref is None,
+        }

@@ -1,0 +1,30 @@
+"""Ids of messages: the queue's generation and the position in it, as one opaque string.
+
+An id needs no look-up to be used as a marker, stays valid when its message is gone, and sorts as
+its queue does. One of another project, queue or generation is simply unknown.
+"""
+
+import random
+
+_GENERATION, _POSITION = 16, 13
+
+
+def new_generation(rng: random.Random) -> str:
+    """A generation that no queue had before."""
+    return f"{rng.getrandbits(64):016x}"
+
+
+def message_id(generation: str, position: int) -> str:
+    """The id of a message: 29 hexadecimal digits."""
+    return f"{generation}{position:013x}"
+
+
+def position_of(generation: str, id_: str) -> int:
+    """The position in an id; 0, which no message has, if it is none of this generation's."""
+    if len(id_) != _GENERATION + _POSITION or not id_.startswith(generation):
+        return 0
+    try:
+        position = int(id_[_GENERATION:], 16)
+    except ValueError:
+        return 0
+    return position if message_id(generation, position) == id_ else 0

@@ -1,0 +1,90 @@
+"""The limits: pure functions that raise :class:`nusku.errors.Invalid` and say what is allowed."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from nusku.config import Settings
+from nusku.errors import Invalid
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+PROJECT_MAX = 256
+PAGE_DEFAULT = 10
+
+RETRY_NUMBERS = (
+    "retries_with_no_delay",
+    "minimum_delay_retries",
+    "minimum_delay",
+    "maximum_delay",
+    "maximum_delay_retries",
+)
+RETRY_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
+
+
+def legal_name(name: str) -> bool:
+    """1 to 64 of ``A-Za-z0-9_-.``; ``.`` and ``..`` could not be addressed by most clients."""
+    return _NAME.fullmatch(name) is not None and name not in (".", "..")
+
+
+def in_range(what: str, value: int, least: int, most: int, unit: str = "") -> int:
+    """The value, if it is one that is allowed."""
+    if not least <= value <= most:
+        raise Invalid(f"{what} is {value}{unit}; it must be from {least} to {most}{unit}.")
+    return value
+
+
+def metadata(data: Mapping[str, Any], settings: Settings) -> None:
+    """The reserved keys of a queue or topic (contract http-v2.md section 3.1). Null is allowed."""
+    ttls = (settings.min_message_ttl, settings.max_message_ttl)
+    for key, (least, most) in {
+        "_max_messages_post_size": (1, settings.max_messages_post_size),
+        "_default_message_ttl": ttls,
+        "_default_message_delay": (0, settings.max_message_delay),
+        "_dead_letter_queue_messages_ttl": ttls,
+        "_max_claim_count": (-(1 << 63), (1 << 63) - 1),
+    }.items():
+        value = data.get(key)
+        if value is not None:
+            if not isinstance(value, int):
+                raise Invalid(f"{key} must be an integer.")
+            in_range(key, int(value), least, most)
+    target = data.get("_dead_letter_queue")
+    if target is not None and not (isinstance(target, str) and legal_name(target)):
+        raise Invalid("_dead_letter_queue must be the name of a queue.")
+    encrypt = data.get("_enable_encrypt_messages")
+    if encrypt:
+        if not isinstance(encrypt, bool):
+            raise Invalid("_enable_encrypt_messages must be a boolean.")
+        raise Invalid("_enable_encrypt_messages: this server has no encryption at rest.")
+    policy = data.get("_retry_policy")
+    if policy:
+        if not isinstance(policy, dict):
+            raise Invalid("_retry_policy must be an object.")
+        retry_policy(policy)
+
+
+def retry_policy(policy: Mapping[str, Any]) -> None:
+    """The members that are known; others are ignored."""
+    for key in RETRY_NUMBERS:
+        value = policy.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise Invalid(f"_retry_policy: {key} must be an integer.")
+        if value < (1 if key == "minimum_delay" else 0):
+            raise Invalid(f"_retry_policy: {key} is too small.")
+    function = policy.get("retry_backoff_function")
+    if function is not None and function not in RETRY_FUNCTIONS:
+        raise Invalid(
+            f"_retry_policy: retry_backoff_function must be one of {', '.join(RETRY_FUNCTIONS)}."
+        )
+    override = policy.get("ignore_subscription_override")
+    if override is not None and not isinstance(override, bool):
+        raise Invalid("_retry_policy: ignore_subscription_override must be a boolean.")
+    given = {key: value for key, value in policy.items() if value is not None}
+    shortest, longest = given.get("minimum_delay", 5), given.get("maximum_delay", 30)
+    if longest - shortest < 10:
+        raise Invalid(
+            "_retry_policy: maximum_delay must exceed minimum_delay by at least 10 seconds"
+            f" (they are {longest} and {shortest})."
+        )

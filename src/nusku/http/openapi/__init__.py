@@ -1,0 +1,77 @@
+"""The OpenAPI 3.1 document of everything that is served, with the limits of this server."""
+
+from nusku.config import Settings
+from nusku.http.openapi import claims, messages, queues, service
+from nusku.http.openapi.parts import QUEUE, TOPIC
+from nusku.http.openapi.schemas import components
+
+_ABOUT = """\
+nusku keeps messages in queues. Programs post them, others claim them and delete them when the \
+work is done; or they just read along. What was answered with success is on disk.
+
+What people do with it:
+
+- **Share out work.** Producers post jobs. Each worker *claims* a few, does them and deletes them. \
+While a claim lasts nobody else gets its messages; if a worker dies, its claim lapses and others do.
+- **Tell everybody.** A publisher posts events. Any number of readers *list* the messages, each \
+with a marker of its own. Nobody deletes anything: messages expire after their `ttl`.
+- **Talk in both directions.** A program and its agent use one queue. A listing leaves out what the \
+same `Client-ID` posted, so neither hears itself.
+
+With one producer, messages come out in the order in which they were posted.
+
+**Every request** under `/v2` needs two headers: `Client-ID` and `X-Project-ID`. Bodies are JSON in \
+UTF-8. All durations are whole seconds.
+
+**Errors** are JSON objects with a `title` and, mostly, a `description`. A 4xx answer says what \
+was wrong with the request, which had no effect. After a 503 a write may or may not have taken \
+effect, but wholly or not at all: try again in a few seconds. An unknown path is answered with 404 \
+and the title `404 Not Found`, a method that a path does not take with 405 and the header `Allow`.
+
+**Lists** come in pages. Follow the `next` link until a page is empty. Query parameters with an \
+empty value count as not given.
+
+**Every answer** has the header `x-openstack-request-id`. It stands in the server's log too: name \
+it when you report a problem.
+
+The API is that of Zaqar, version 2, so its clients work here.
+"""
+
+_TAGS = {
+    "Queues": "A queue is a name with messages. Posting creates it; you may note things about it "
+    "as *metadata*, some of which have a meaning.",
+    "Messages": "A message has a body, which is any JSON value, and a lifetime. Its place in the "
+    "queue never changes.",
+    "Claims": "A claim holds messages for whoever made it, for a limited time: the way to share "
+    "out work.",
+    "Topics": "A topic is like a queue that cannot be claimed from. Topics and queues do not share "
+    "names: the queue `a` and the topic `a` have nothing to do with one another.",
+    "Topic messages": "As for queues, but for claims.",
+    "Discovery": "What is served here, and whether it works.",
+    "Watching": "For those who run the server. These paths need no headers.",
+}
+
+
+def document(settings: Settings, version: str) -> dict[str, object]:
+    """The document, ready for JSON; ``version`` is that of nusku."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "nusku",
+            "version": version,
+            "summary": "Message queues over HTTP",
+            "description": _ABOUT,
+        },
+        "servers": [{"url": "/", "description": "This server"}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "paths": {
+            **queues.paths(QUEUE, settings),
+            **messages.paths(QUEUE, settings),
+            **claims.paths(settings),
+            **queues.paths(TOPIC, settings),
+            **messages.paths(TOPIC, settings),
+            **service.discovery(),
+            **service.watching(),
+        },
+        "components": components(settings),
+    }

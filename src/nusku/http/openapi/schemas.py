@@ -1,0 +1,498 @@
+"""The shapes of bodies, of parameters that several operations share, and of response headers."""
+
+from nusku.broker.rules import PAGE_DEFAULT, PROJECT_MAX, RETRY_FUNCTIONS
+from nusku.config import Settings
+from nusku.http.openapi import examples
+from nusku.http.openapi.parts import (
+    QUEUE,
+    TOPIC,
+    Node,
+    Noun,
+    array,
+    closed,
+    described,
+    integer,
+    open_object,
+    schema,
+    string,
+)
+
+_TRUE = ("true", "True", "t", "yes", "y", "1", "on")
+_FALSE = ("false", "False", "f", "no", "n", "0", "off")
+_UUID = r"^(urn:uuid:)?\{?[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}\}?$"
+_NAME = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
+_CREATED = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
+
+
+def components(settings: Settings) -> Node:
+    """What the operations refer to by name."""
+    return {
+        "schemas": {
+            **_errors(),
+            **_shared(),
+            **_metadata(settings),
+            **_queues(QUEUE, settings),
+            **_queues(TOPIC, settings),
+            **_messages(settings),
+            **_claims(settings),
+            **_discovery(),
+        },
+        "parameters": {
+            **_identity(settings),
+            **_in_path(QUEUE),
+            **_in_path(TOPIC),
+        },
+        "headers": _headers(),
+    }
+
+
+def _errors() -> Node:
+    return {
+        "Error": closed(
+            {
+                "title": string(
+                    "What kind of error it is. Programs may rely on it, together with the status."
+                ),
+                "description": string("What was wrong with this very request, for people to read."),
+            },
+            "Every refusal and failure is answered with this.",
+            optional=("description",),
+        )
+    }
+
+
+def _shared() -> Node:
+    return {
+        "Flag": {
+            "description": "True or false, in one of the spellings that clients use.",
+            "anyOf": [{"type": "boolean"}, {"enum": [*_TRUE, *_FALSE]}],
+            "default": False,
+        },
+        "Any": {
+            "description": "Any JSON value: object, array, string, number, boolean or null. "
+            "Integers have at most 64 bits."
+        },
+        "Links": array(
+            closed(
+                {
+                    "rel": {"const": "next"},
+                    "href": string("Where the next page is, as a path on this server."),
+                }
+            ),
+            "Where to go on. Empty if the page is empty, else one link to the next page, even if "
+            "there is nothing on it yet: page until a page is empty.",
+            maxItems=1,
+        ),
+    }
+
+
+def _headers() -> Node:
+    def header(text: str, of: Node) -> Node:
+        return {"description": text, "required": True, "schema": of}
+
+    return {
+        "x-openstack-request-id": header(
+            "The number of this request, which is in the server's log as well.",
+            string(pattern=r"^req-[0-9a-f-]{36}$"),
+        ),
+        "Location": header(
+            "Where the new thing is, as a path on this server.", string(pattern="^/v2/")
+        ),
+        "Vary": header("Errors depend on the `Accept` header.", string()),
+        "Cache-Control": header("How long the answer may be kept.", string()),
+        "Allow": header("The methods that this path does take.", string()),
+    }
+
+
+def _identity(settings: Settings) -> Node:
+    if settings.client_id_uuid_safe == "strict":
+        client = string(pattern=_UUID)
+        form = "A UUID in any usual spelling."
+    else:
+        client = string(
+            minLength=settings.min_length_client_id, maxLength=settings.max_length_client_id
+        )
+        form = "Any string of that length."
+    project: Node = {
+        "name": "X-Project-ID",
+        "in": "header",
+        "required": True,
+        "description": "The project this is about; those of others cannot be seen. "
+        "`X-Tenant-ID` and `X-Tenant` are older names of this header.",
+        "example": examples.PROJECT_ID,
+    }
+    return {
+        "ClientId": {
+            "name": "Client-ID",
+            "in": "header",
+            "required": True,
+            "description": f"Who sends this: make one up for each program and keep it. {form}",
+            "schema": client,
+            "example": examples.CLIENT_ID,
+        },
+        # Only where the path holds a name is the length of the project's looked at.
+        "ProjectId": {**project, "schema": string(minLength=1)},
+        "OwnerId": {**project, "schema": string(minLength=1, maxLength=PROJECT_MAX)},
+        "Roles": {
+            "name": "X-Roles",
+            "in": "header",
+            "required": False,
+            "description": "The roles of the caller, separated by commas. `admin` is needed here.",
+            "schema": string(),
+            "example": "admin",
+        },
+    }
+
+
+def _in_path(noun: Noun) -> Node:
+    def parameter(name: str, text: str, of: Node, example: str) -> Node:
+        return {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": text,
+            "schema": of,
+            "example": example,
+        }
+
+    # An id that this server cannot have given out is just an unknown one.
+    anything = string(pattern="^[^/]+$")
+    return {
+        f"{noun.schema}Name": parameter(
+            noun.parameter,
+            f"The name of the {noun.one}: 1 to 64 letters, digits, `_`, `-` and `.`; neither `.` "
+            "nor `..`.",
+            string(pattern=_NAME),
+            noun.example,
+        ),
+        "MessageId": parameter(
+            "message_id", "The id of a message.", anything, examples.MESSAGE_IDS[0]
+        ),
+        "ClaimId": parameter("claim_id", "The id of a claim.", anything, examples.CLAIM_ID),
+    }
+
+
+def _metadata(settings: Settings) -> Node:
+    many = integer(0, None, null=True)
+    return {
+        "RetryPolicy": open_object(
+            {
+                "retries_with_no_delay": many,
+                "minimum_delay_retries": many,
+                "minimum_delay": integer(1, None, "Seconds. 5 if not given.", null=True),
+                "maximum_delay": integer(1, None, "Seconds. 30 if not given.", null=True),
+                "maximum_delay_retries": many,
+                "retry_backoff_function": {"enum": [*RETRY_FUNCTIONS, None]},
+                "ignore_subscription_override": {"type": ["boolean", "null"]},
+            },
+            "How deliveries to subscribers are tried again. `maximum_delay` must be at least 10 "
+            "more than `minimum_delay`.",
+        ),
+        "Metadata": open_object(
+            _reserved(settings),
+            "Any JSON object: what you want to note about it. Keys that begin with `_` are "
+            "reserved; those listed here have a meaning. `null` stands for the default.",
+        ),
+    }
+
+
+def _reserved(settings: Settings) -> dict[str, Node]:
+    ttl = (settings.min_message_ttl, settings.max_message_ttl)
+    return {
+        "_max_messages_post_size": integer(
+            1,
+            settings.max_messages_post_size,
+            "How many bytes one request that posts messages may have.",
+            null=True,
+        ),
+        "_default_message_ttl": integer(
+            *ttl, "Lifetime of messages posted without one, in seconds.", null=True
+        ),
+        "_default_message_delay": integer(
+            0,
+            settings.max_message_delay,
+            "Delay of messages posted without one, in seconds.",
+            null=True,
+        ),
+        "_dead_letter_queue": {
+            "type": ["string", "null"],
+            "pattern": _NAME,
+            "description": "The queue that takes messages which were claimed too often.",
+        },
+        "_dead_letter_queue_messages_ttl": integer(
+            *ttl, "New lifetime, in seconds, of a message moved there.", null=True
+        ),
+        "_max_claim_count": integer(
+            None, None, "How often a message may be claimed before it is moved.", null=True
+        ),
+        "_enable_encrypt_messages": {
+            "enum": [False, None],
+            "description": "Whether bodies are encrypted at rest. Not available yet.",
+        },
+        "_retry_policy": {"anyOf": [schema("RetryPolicy"), {"type": "null"}]},
+    }
+
+
+def _shown(noun: Noun) -> dict[str, Node]:
+    """The keys that are always shown, with the default where nothing is stored."""
+    shown: dict[str, Node] = {
+        "_max_messages_post_size": {"type": "integer"},
+        "_default_message_ttl": {"type": "integer"},
+        "_default_message_delay": {"type": "integer"},
+    }
+    if noun is QUEUE:
+        shown |= {
+            "_dead_letter_queue": {"type": ["string", "null"]},
+            "_dead_letter_queue_messages_ttl": {"type": ["integer", "null"]},
+            "_max_claim_count": {"type": ["integer", "null"]},
+            "_enable_encrypt_messages": {"type": "boolean"},
+        }
+    return shown
+
+
+def _queues(noun: Noun, settings: Settings) -> Node:
+    """Listing, metadata as shown and stats of queues or topics."""
+    shown = _shown(noun)
+    item = closed(
+        {
+            "name": string(),
+            "href": string(f"Path of the {noun.one}."),
+            "metadata": described(
+                schema(f"{noun.schema}Metadata"), "Only if `detailed` was asked for."
+            ),
+        },
+        optional=("metadata",),
+    )
+    page = {
+        noun.many: array(
+            item, "In order of their names.", maxItems=_page_max(settings.max_queues_per_page)
+        ),
+        "links": schema("Links"),
+    }
+    if noun is QUEUE:
+        page["count"] = integer(
+            1,
+            None,
+            "How many queues the project has; only if `with_count` was asked for, and not 0.",
+        )
+    mark = f"{noun.schema}Mark"
+    return {
+        f"{noun.schema}Page": closed(page, optional=("count",)),
+        f"{noun.schema}Metadata": open_object(
+            shown,
+            f"What is noted about the {noun.one}, and the defaults of what is not.",
+            required=tuple(shown),
+        ),
+        mark: closed(
+            {
+                "age": integer(0, None, "Seconds since it was posted."),
+                "created": string("UTC.", format="date-time", pattern=_CREATED),
+                "href": string("Path of the message."),
+            }
+        ),
+        f"{noun.schema}Stats": closed(
+            {
+                "messages": closed(
+                    {
+                        "claimed": integer(0, None, "Messages that a claim holds."),
+                        "free": integer(0, None, "All others, delayed ones too."),
+                        "total": integer(0, None, "Both together."),
+                        "oldest": schema(mark),
+                        "newest": schema(mark),
+                    },
+                    "`oldest` and `newest` are there if there is a message.",
+                    optional=("oldest", "newest"),
+                )
+            }
+        ),
+    }
+
+
+def _messages(settings: Settings) -> Node:
+    seen: dict[str, Node] = {
+        "id": string(pattern="^[A-Za-z0-9_-]+$"),
+        "href": string(
+            "Path of the message. While a claim holds it, the id of that claim follows as "
+            "`?claim_id=`.",
+            pattern="^/v2/",
+        ),
+        "ttl": integer(0, None, "Lifetime in seconds, as posted or as a claim has extended it."),
+        "age": integer(0, None, "Whole seconds since it was posted."),
+        "body": schema("Any"),
+        "checksum": string(
+            "MD5 of the body as JSON text, if the server was told to make checksums.",
+            pattern="^MD5:[0-9a-f]{32}$",
+        ),
+    }
+    popped = {name: node for name, node in seen.items() if name != "href"}
+    popped["claim_id"] = {"type": ["string", "null"]}
+    popped["claim_count"] = integer(0, None, "How often it had been claimed.")
+    page = array(schema("Message"), maxItems=_page_max(settings.max_messages_per_page))
+    taken = settings.max_messages_per_claim_or_pop
+    return {
+        "Draft": open_object(
+            {
+                "body": schema("Any"),
+                "ttl": integer(
+                    settings.min_message_ttl,
+                    settings.max_message_ttl,
+                    "Seconds until it expires. If not given, the `_default_message_ttl` of where "
+                    f"it is posted, and without that {settings.default_message_ttl}.",
+                ),
+                "delay": integer(
+                    0,
+                    settings.max_message_delay,
+                    "Seconds during which it is hidden. If not given, the "
+                    "`_default_message_delay` of where it is posted.",
+                ),
+            },
+            "A message to be posted.",
+            required=("body",),
+        ),
+        "Post": open_object(
+            {
+                "messages": array(
+                    schema("Draft"),
+                    "As many as the size limit allows; all are stored, or none.",
+                    minItems=1,
+                )
+            },
+            required=("messages",),
+        ),
+        "Posted": closed(
+            {
+                "resources": array(
+                    string(pattern="^/v2/"),
+                    "A path for each message, in the order sent.",
+                    minItems=1,
+                )
+            }
+        ),
+        "Message": closed(seen, optional=("checksum",)),
+        "MessagePage": closed(
+            {
+                "messages": described(page, "Oldest first; if `ids` were given, in their order."),
+                "links": described(schema("Links"), "Not there if `ids` were given."),
+            },
+            optional=("links",),
+        ),
+        "Popped": closed(
+            {
+                "messages": array(
+                    closed(popped, optional=("checksum",)), "Oldest first.", maxItems=taken
+                )
+            }
+        ),
+    }
+
+
+def _claims(settings: Settings) -> Node:
+    taken = array(
+        schema("Message"),
+        "Oldest first.",
+        minItems=1,
+        maxItems=_page_max(settings.max_messages_per_claim_or_pop),
+    )
+    terms: dict[str, Node] = {
+        "ttl": integer(
+            settings.min_claim_ttl,
+            settings.max_claim_ttl,
+            "Seconds until the claim lapses and its messages can be claimed by others. "
+            f"{settings.default_claim_ttl} if not given.",
+            null=True,
+        ),
+        "grace": integer(
+            settings.min_claim_grace,
+            settings.max_claim_grace,
+            "A message that would expire before the claim ends is kept until this many seconds "
+            f"after that end. {settings.default_claim_grace} if not given.",
+            null=True,
+        ),
+    }
+    limit: Node = {
+        "description": "How many at most, if the query has no `limit`. Ignored if it is none of "
+        "the numbers allowed there."
+    }
+    return {
+        "Terms": open_object(terms, "How long a claim lasts."),
+        "ClaimRequest": open_object({**terms, "limit": limit}, "How long it lasts, for how many."),
+        "Claimed": closed({"messages": taken}),
+        "Claim": closed(
+            {
+                "age": integer(0, None, "Seconds since the claim was made or last renewed."),
+                "ttl": integer(0, None, "Seconds from then until it lapses."),
+                "href": string("Path of the claim.", pattern="^/v2/"),
+                "messages": described(taken, "What it still holds, oldest first."),
+            }
+        ),
+    }
+
+
+def _page_max(limit_max: int) -> int:
+    """How long a page can be: without a limit it has the default length, whatever the maximum."""
+    return max(limit_max, PAGE_DEFAULT)
+
+
+def _discovery() -> Node:
+    links = array(closed({"href": {"const": "/v2/"}, "rel": {"const": "self"}}))
+    version = closed(
+        {
+            "id": {"const": "2"},
+            "status": {"const": "CURRENT"},
+            "updated": string(),
+            "media-types": array(closed({"base": string(), "type": string()})),
+            "links": links,
+        }
+    )
+    hints = open_object(
+        {"allow": array(string(), "Methods."), "formats": {"type": "object"}},
+        required=("allow", "formats"),
+    )
+    resource = open_object(
+        {
+            "href-template": string("A URI template."),
+            "href": string(),
+            "href-vars": {"type": "object", "additionalProperties": {"type": "string"}},
+            "hints": hints,
+        },
+        required=("hints",),
+    )
+    probe = closed(
+        {
+            "seconds": {"type": "number", "minimum": 0, "description": "How long it took."},
+            "succeeded": {"type": "boolean"},
+            "ref": {
+                "type": ["string", "null"],
+                "description": "On failure, what to look for in the server's log.",
+            },
+        },
+        "One operation that was tried.",
+    )
+    operations = (
+        "create_queue",
+        "post_messages",
+        "list_messages",
+        "claim_messages",
+        "delete_messages",
+        "delete_claim",
+        "bulk_delete_messages",
+        "delete_queue",
+    )
+    return {
+        "Versions": closed({"versions": array(version, minItems=1, maxItems=1)}),
+        "Home": closed({"resources": {"type": "object", "additionalProperties": resource}}),
+        "Probe": probe,
+        "Health": closed(
+            {
+                "storage_reachable": {"type": "boolean"},
+                "operation_status": closed(
+                    {name: schema("Probe") for name in operations},
+                    "Each of these was tried on a queue made for it.",
+                ),
+                "message_volume": closed(
+                    {name: integer(0, None) for name in ("free", "claimed", "total")},
+                    "Messages of all projects.",
+                ),
+            }
+        ),
+    }

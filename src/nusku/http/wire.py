@@ -1,0 +1,249 @@
+"""JSON to what the broker takes, and back. Shapes only; what values are allowed is the broker's."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from nusku.broker import Change, ClaimTerms, NewMessage, View, codec
+from nusku.errors import Invalid, InvalidBody, NuskuError
+from nusku.model import Message, QueueKey
+
+encode = msgspec.json.Encoder().encode
+
+
+class _Error(msgspec.Struct, omit_defaults=True):
+    title: str
+    description: str = ""
+
+
+class _Message(msgspec.Struct, omit_defaults=True, gc=False):
+    id: str
+    href: str
+    ttl: int
+    age: int
+    body: msgspec.Raw
+    checksum: str | None = None
+
+
+class _Popped(msgspec.Struct, gc=False):
+    id: str
+    age: int
+    ttl: int
+    body: msgspec.Raw
+    claim_id: None
+    claim_count: int
+
+
+class _PoppedWithChecksum(_Popped, gc=False):
+    checksum: str
+
+
+class _NewMessage(msgspec.Struct, gc=False):
+    body: msgspec.Raw
+    ttl: int | msgspec.UnsetType = msgspec.UNSET
+    delay: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Post(msgspec.Struct, gc=False):
+    messages: list[_NewMessage] | None = None
+
+
+class _Claim(msgspec.Struct, gc=False):
+    ttl: int | None = None
+    grace: int | None = None
+    limit: Any = None
+
+
+_decode_any = msgspec.json.Decoder().decode
+_decode_post = msgspec.json.Decoder(_Post).decode
+_decode_claim = msgspec.json.Decoder(_Claim).decode
+
+_MAYBE_BIG = re.compile(rb"[0-9]{19}")
+INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+
+
+class Json:
+    """Checks JSON documents (contract http-v2.md section 1.6)."""
+
+    def __init__(self, depth_max: int) -> None:
+        self._depth_max = depth_max
+
+    def check(self, data: bytes | None) -> Any:
+        """The document, an object or array. Raises InvalidBody and says what is wrong with it."""
+        if not data:
+            raise InvalidBody("The body is missing: the body could not be parsed.")
+        if data.count(b"[") + data.count(b"{") > self._depth_max:
+            self._check_depth(data)
+        try:
+            document = _decode_any(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidBody(f"The body could not be parsed: {error}.") from None
+        if not isinstance(document, dict | list):
+            raise InvalidBody("The body could not be parsed: it must be a JSON object or array.")
+        if _MAYBE_BIG.search(data):
+            _check_integers(document)
+        return document
+
+    def _check_depth(self, data: bytes) -> None:
+        depth = 0
+        for mark in _OUTSIDE_STRINGS.findall(data):
+            if mark in b"[{":
+                depth += 1
+                if depth > self._depth_max:
+                    raise InvalidBody(
+                        "The body could not be parsed: it is nested deeper than"
+                        f" {self._depth_max} levels."
+                    )
+            elif mark in b"]}":
+                depth -= 1
+
+    def object(self, data: bytes | None) -> dict[str, Any]:
+        """The document, which must be an object."""
+        document = self.check(data)
+        if not isinstance(document, dict):
+            raise InvalidBody("The body must be a JSON object.")
+        return document
+
+    def post(self, data: bytes | None) -> list[NewMessage]:
+        """``{"messages": [{"body", "ttl", "delay"}, ...]}``; bodies stay as they were written."""
+        document = self.check(data)
+        if not isinstance(document, dict) or "messages" not in document:
+            raise Invalid("The body has no key 'messages'.")
+        assert data is not None  # noqa: S101 - checked above
+        try:
+            new = _decode_post(data).messages
+        except msgspec.ValidationError as error:
+            raise InvalidBody(_told(error)) from None
+        if new is None:
+            raise InvalidBody("'messages' must be an array.")
+        unset = msgspec.UNSET
+        return [
+            NewMessage(
+                bytes(m.body),
+                None if m.ttl is unset else m.ttl,
+                None if m.delay is unset else m.delay,
+            )
+            for m in new
+        ]
+
+    def claim(self, data: bytes | None) -> tuple[ClaimTerms, int | None]:
+        """``{"ttl", "grace", "limit"}``, all optional; a limit that makes no sense is ignored."""
+        document = self.check(data)
+        if not isinstance(document, dict):
+            raise InvalidBody("The body must be a JSON object.")
+        assert data is not None  # noqa: S101 - checked above
+        try:
+            claim = _decode_claim(data)
+        except msgspec.ValidationError as error:
+            raise InvalidBody(_told(error)) from None
+        limit = claim.limit if type(claim.limit) is int else None
+        return ClaimTerms(claim.ttl, claim.grace), limit
+
+    def changes(self, data: bytes | None) -> list[Change]:
+        """A metadata patch (contract http-v2.md section 3.5)."""
+        document = self.check(data)
+        if not isinstance(document, list):
+            raise InvalidBody("A patch is an array of operations.")
+        return [_change(operation) for operation in document]
+
+    def resource_types(self, data: bytes | None) -> list[str]:
+        """What to purge; everything when there is no body."""
+        known = ["messages", "subscriptions"]
+        if data is None or data == b"":
+            return known
+        document = self.check(data)
+        if not isinstance(document, dict) or "resource_types" not in document:
+            raise Invalid("The body has no key 'resource_types'.")
+        types = document["resource_types"]
+        if not isinstance(types, list) or any(t not in known for t in types):
+            raise Invalid("resource_types must be an array of 'messages' and 'subscriptions'.")
+        return types
+
+
+_OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def _told(error: msgspec.ValidationError) -> str:
+    return f"The body is not of the right shape: {error}."
+
+
+def _check_integers(value: Any) -> None:
+    """Raise InvalidBody if an integer does not fit in 64 bits."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, int) and not INT_MIN <= one <= INT_MAX:
+            raise InvalidBody("The body could not be parsed: integer too large.")
+
+
+_ESCAPE = re.compile(r"~(?![01])")
+_OPS: tuple[Literal["add", "remove", "replace"], ...] = ("add", "remove", "replace")
+
+
+def _change(operation: Any) -> Change:
+    if not isinstance(operation, dict):
+        raise InvalidBody("An operation of a patch must be an object.")
+    for key in ("op", "path"):
+        if key not in operation:
+            raise InvalidBody(f"An operation of a patch must have the member '{key}'.")
+    op, path = operation["op"], operation["path"]
+    if op not in _OPS:
+        raise InvalidBody(f"'op' must be one of {', '.join(_OPS)}.")
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise InvalidBody("'path' must be a string of the form /metadata/<key>.")
+    if _ESCAPE.search(path):
+        raise InvalidBody("In 'path', ~ stands only in ~0 and ~1.")
+    tokens = [token.replace("~1", "/").replace("~0", "~").strip() for token in path[1:].split("/")]
+    if len(tokens) != 2 or tokens[0].lower() != "metadata" or not tokens[1]:
+        raise InvalidBody("'path' must be of the form /metadata/<key>.")
+    if op != "remove" and "value" not in operation:
+        raise InvalidBody(f"An operation '{op}' must have the member 'value'.")
+    return Change(op, tokens[1], operation.get("value"))
+
+
+def error(problem: NuskuError) -> bytes:
+    """The error document."""
+    return encode(_Error(problem.title, problem.detail))
+
+
+def path_of(key: QueueKey) -> str:
+    """The path of a queue or topic. Legal names need no escaping."""
+    return f"/v2/{key.kind}s/{key.name}"
+
+
+def message(view: View, m: Message) -> _Message:
+    """Contract http-v2.md section 4."""
+    id_ = view.id_of(m)
+    href = f"{path_of(view.key)}/messages/{id_}"
+    if m.claim is not None:
+        href = f"{href}?claim_id={m.claim}"
+    checksum = None if m.attributes is None else codec.attributes(m).checksum
+    return _Message(id_, href, m.ttl_s, view.age_s(m), msgspec.Raw(m.body), checksum)
+
+
+def messages(view: View | None) -> list[_Message]:
+    return [] if view is None else [message(view, m) for m in view.messages]
+
+
+def popped(view: View, m: Message) -> _Popped:
+    """Contract http-v2.md section 4.7: no href."""
+    checksum = None if m.attributes is None else codec.attributes(m).checksum
+    basic = (view.id_of(m), view.age_s(m), m.ttl_s, msgspec.Raw(m.body), None, m.count)
+    return _Popped(*basic) if checksum is None else _PoppedWithChecksum(*basic, checksum)
+
+
+def links(path: str, given: Sequence[tuple[str, object]]) -> list[dict[str, str]]:
+    """The link to the next page: the parameters that were given, and the marker."""
+    query = [
+        (name, str(value).lower() if isinstance(value, bool) else value)
+        for name, value in given
+        if value is not None
+    ]
+    return [{"rel": "next", "href": f"{path}?{urlencode(query, quote_via=quote)}"}]

@@ -1,0 +1,126 @@
+"""What the parts of nusku hand to one another: frozen records without behaviour.
+
+Times are integers: ``…_ms`` milliseconds since the epoch, ``…_s`` seconds.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+Kind = Literal["queue", "topic"]
+
+
+class Context(msgspec.Struct, frozen=True, gc=False):
+    """Who asks: made by ``auth`` from a request, the same for every transport."""
+
+    project: str
+    client: str
+    roles: frozenset[str]
+
+
+class QueueKey(NamedTuple):
+    """The name of a queue or topic; the two are separate namespaces in each project."""
+
+    kind: Kind
+    project: str
+    name: str
+
+
+class QueueRef(NamedTuple):
+    """A queue as its caller last read it.
+
+    ``generation`` is new each time the queue is created, ``version`` grows with each change of
+    its options. A store refuses writes that carry an outdated pair, so that no node acts on
+    options which another has already replaced.
+    """
+
+    key: QueueKey
+    generation: str
+    version: int
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """A message about to be stored. ``body`` is opaque to stores."""
+
+    body: bytes
+    ttl_s: int
+    delay_s: int = 0
+    client: str = ""
+    dedup: str | None = None
+    attributes: bytes | None = None
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A stored message, as it was at the time the operation read the store's clock.
+
+    ``claim`` is the id of the live claim that holds it, else None; ``count`` how often it was
+    claimed while claims were counted.
+    """
+
+    position: int
+    posted_ms: int
+    ttl_s: int
+    expires_ms: int
+    count: int
+    client: str
+    body: bytes
+    claim: str | None = None
+    attributes: bytes | None = None
+
+
+class Found(NamedTuple):
+    """Messages in queue order. ``due_ms`` is when a hidden one next becomes visible, if any."""
+
+    messages: Sequence[Message]
+    now_ms: int
+    due_ms: int | None = None
+
+
+class Claimed(NamedTuple):
+    """What a claim got. ``claim`` is None when it got nothing.
+
+    ``spent`` are the positions, oldest first, that were free but had been claimed as often as
+    the caller allows; they are left where they are. ``due_ms`` as in :class:`Found`.
+    """
+
+    claim: str | None
+    messages: Sequence[Message]
+    spent: Sequence[int]
+    now_ms: int
+    due_ms: int | None = None
+
+
+class Claim(NamedTuple):
+    """A live claim and what it still holds, in queue order."""
+
+    id: str
+    ttl_s: int
+    started_ms: int
+    messages: Sequence[Message]
+    now_ms: int
+
+
+class Counts(NamedTuple):
+    """Exact numbers of live messages. ``delayed`` ones are not counted in ``free``."""
+
+    free: int
+    held: int
+    delayed: int
+    oldest: Message | None
+    newest: Message | None
+    now_ms: int
+
+    @property
+    def total(self) -> int:
+        return self.free + self.held + self.delayed
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A small document of the control plane. ``version`` starts at 1 and grows with updates."""
+
+    kind: str
+    project: str
+    key: str
+    doc: bytes
+    version: int = 1

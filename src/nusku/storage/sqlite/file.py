@@ -1,0 +1,243 @@
+"""The database file: opening it safely, looking at it, copying it."""
+
+import fcntl
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nusku.errors import StoreRefused
+from nusku.storage.sqlite import schema
+
+WAL_PAGES = 4000  # 16 MiB; at this size the log is written back into the file
+CHECKED_BYTES_MAX = 2 << 30  # larger files are not checked after a crash: it takes too long
+
+_OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+
+
+class File:
+    """An open, locked database: ``db`` is the one connection that writes and checkpoints.
+
+    ``boot`` is a number that no earlier opening had, ``key`` the file's own secret, ``last_ms``
+    a time that the store's clock had already reached.
+    """
+
+    def __init__(self, path: Path, synchronous: str) -> None:
+        self.path = path = path.absolute()
+        self._lock = _lock(path)
+        try:
+            self.db = _open(path, synchronous)
+            self.key, self.boot, self.last_ms = _begin(self.db)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def free_bytes(self) -> int:
+        """Room on the disk for everybody but root."""
+        found = os.statvfs(self.path.parent)
+        return found.f_bavail * found.f_frsize
+
+    def remember(self, now_ms: int) -> None:
+        """Note in the transaction under way how far the clock has come."""
+        self.db.execute(
+            "UPDATE meta SET value = ? WHERE name = 'last_ms' AND value < ?", (now_ms, now_ms)
+        )
+
+    def close(self, now_ms: int) -> None:
+        """Write the log back, mark the file as closed and let go of it."""
+        self.remember(now_ms)
+        self.db.execute("UPDATE meta SET value = 0 WHERE name = 'open'")
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.db.close()
+        self._unlock()
+
+    def abandon(self) -> None:
+        """Let go of a file that failed, without touching it again."""
+        self._unlock()
+
+    def _unlock(self) -> None:
+        os.close(self._lock)
+
+
+def _lock(path: Path) -> int:
+    """Hold ``<file>.lock`` for as long as the process lives."""
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreRefused(f"store {path}: {_reason(path, error)}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(descriptor, 20).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise StoreRefused(
+            f"store {path} is in use by another nusku server (process {owner or 'unknown'});"
+            " one process owns an SQLite store"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _reason(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"the directory {path.parent} does not exist"
+    return f"{error.strerror}: {error.filename}"
+
+
+def _open(path: Path, synchronous: str) -> sqlite3.Connection:
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StoreRefused(f"SQLite {sqlite3.sqlite_version} is too old: nusku needs 3.35 or newer")
+    fresh = not path.exists() or path.stat().st_size == 0
+    without_log = not fresh and not _nonempty(Path(f"{path}-wal"))
+    try:
+        db = _connect(path, "rwc")
+        found = _recognise(db, path, fresh)
+        _set_up(db, synchronous)
+        if fresh:
+            schema.create(db)
+        elif found < schema.VERSION:
+            schema.migrate(db, found)
+        elif without_log and _meta(db, "open"):
+            raise StoreRefused(
+                f"store {path} was copied without its -wal file while a server had it open, so"
+                " what was acknowledged last is missing; copy a live store with `nusku backup`."
+                " To use the file in spite of that: "
+                f"sqlite3 {path} \"UPDATE meta SET value = 0 WHERE name = 'open'\""
+            )
+        elif _meta(db, "open"):
+            _check(db, path)
+    except sqlite3.Error as error:
+        raise StoreRefused(f"store {path} cannot be used: {error}") from None
+    if fresh:
+        _sync_directory(path.parent)
+    return db
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        timeout=5,
+    )
+
+
+def _recognise(db: sqlite3.Connection, path: Path, fresh: bool) -> int:
+    """The schema's version; refuses what is not ours or not yet known."""
+    application = int(db.execute("PRAGMA application_id").fetchone()[0])
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if not fresh and application != schema.APPLICATION_ID:
+        raise StoreRefused(f"store {path} is an SQLite file of another program")
+    if found > schema.VERSION:
+        raise StoreRefused(
+            f"store {path} has schema version {found}; this nusku knows up to"
+            f" {schema.VERSION}. Use the newer nusku that wrote it"
+        )
+    return found
+
+
+def _set_up(db: sqlite3.Connection, synchronous: str) -> None:
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreRefused(f"the file system does not allow SQLite's WAL mode (got {mode})")
+    db.execute(
+        "PRAGMA synchronous = NORMAL" if synchronous == "normal" else "PRAGMA synchronous = FULL"
+    )
+    db.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+    db.execute("PRAGMA journal_size_limit = 67108864")
+    db.execute("PRAGMA cache_size = -32768")
+    db.execute("PRAGMA temp_store = MEMORY")
+
+
+def _begin(db: sqlite3.Connection) -> tuple[bytes, int, int]:
+    """Mark the file as open in the file itself, not only in the log."""
+    db.execute("BEGIN IMMEDIATE")
+    for name, value in (("key", secrets.token_bytes(32)), ("boot", 0), ("last_ms", 0), ("open", 0)):
+        db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+    db.execute("UPDATE meta SET value = value + 1 WHERE name = 'boot'")
+    db.execute("UPDATE meta SET value = 1 WHERE name = 'open'")
+    (latest,) = db.execute("SELECT max(started_ms) FROM holds").fetchone()
+    db.execute("COMMIT")
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return _meta(db, "key"), _meta(db, "boot"), max(_meta(db, "last_ms"), latest or 0)
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """After a crash: is the file still whole?"""
+    if path.stat().st_size <= CHECKED_BYTES_MAX:
+        (first,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if first != "ok":
+            raise StoreRefused(f"store {path} is damaged ({first}); restore a backup")
+
+
+def _meta(db: sqlite3.Connection, name: str) -> Any:
+    row = db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else None
+
+
+def _nonempty(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def inspect(path: Path) -> str:
+    """What is in the file, read only. Raises StoreRefused when no server could use it."""
+    if not path.exists():
+        return f"{path}: not there yet; `nusku serve` creates it"
+    try:
+        db = _connect(path, "ro")
+        try:
+            found = _recognise(db, path, fresh=False)
+            (queues, messages) = db.execute(
+                "SELECT count(*), coalesce(sum(total), 0) FROM lanes WHERE doomed = 0"
+            ).fetchone()
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise StoreRefused(f"store {path} cannot be used: {error}") from None
+    size = path.stat().st_size
+    return (
+        f"{path}: SQLite store, schema version {found}, {queues} queues and topics,"
+        f" {messages} messages, {size / 2**20:.1f} MiB"
+    )
+
+
+def backup(path: Path, target: Path) -> None:
+    """A consistent copy, made in one read transaction; the server goes on meanwhile."""
+    if target.exists():
+        raise StoreRefused(f"{target} exists already; a backup is written to a new file")
+    if not path.exists():
+        raise StoreRefused(f"store {path} does not exist")
+    unfinished = target.with_name(target.name + ".part")
+    try:
+        unfinished.unlink(missing_ok=True)
+        db = _connect(path, "ro")
+        try:
+            _recognise(db, path, fresh=False)
+            db.execute("VACUUM INTO ?", (str(unfinished),))
+        finally:
+            db.close()
+        copy = _connect(unfinished, "rw")
+        try:
+            copy.execute("UPDATE meta SET value = 0 WHERE name = 'open'")
+        finally:
+            copy.close()
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.rename(target)
+        _sync_directory(target.parent)
+    except (sqlite3.Error, OSError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise StoreRefused(f"store {path} could not be copied to {target}: {error}") from None

@@ -1,0 +1,286 @@
+"""Who does what: agents written as scripts, each with its own seeded randomness.
+
+A script yields an operation and is sent it back completed, or yields a number of seconds to wait.
+It knows neither the network nor the clock, so the simulator runs the very same scripts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from tests.chaos.harness.history import FAIL, INFO, OK, Op
+
+Script = Generator[Op | float, Op, None]
+
+LONG_TTL = 3600  # s
+IDLE = Op("idle", out=OK)  # sent back after a wait
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How many of each agent, and over what. Each project has the same queues by name."""
+
+    projects: int = 3
+    queues: tuple[str, ...] = ("jobs-0", "jobs-1", "jobs-2")
+    producers: int = 3
+    workers: int = 4
+    readers: int = 2
+    listers: int = 1
+    poppers: int = 0  # each project gets a queue that is only popped
+    retriers: int = 0  # each project gets a queue with dead letters
+    batch: int = 6  # messages a post, at most
+    short_share: float = 0.25  # of posts whose messages soon expire
+    short_ttl: tuple[int, int] = (4, 12)  # s
+    delay_share: float = 0.05
+    claim_ttl: tuple[int, int] = (2, 4)  # s
+    backlog: int = 300  # messages a queue, at which its producers pause
+    think: float = 0.003  # s, on average, between two operations of an agent
+
+
+PROFILES: dict[str, Profile] = {
+    "mixed": Profile(poppers=1, retriers=1),
+    "fifo": Profile(queues=("fifo-0",), workers=1, readers=4, short_share=0, batch=3),
+    "claims": Profile(projects=1, queues=("jobs-0",), workers=8, readers=1, short_share=0.1),
+    "fanout": Profile(queues=("feed",), producers=1, workers=0, readers=8, backlog=3000),
+    "ttl": Profile(workers=2, short_share=0.9, short_ttl=(2, 4), batch=20, backlog=5000),
+}
+
+DEAD_AFTER = 2  # claims
+RETRY_QUEUE, DEAD_QUEUE, POP_QUEUE = "retry", "retry.dead", "pop"
+
+
+@dataclass
+class Board:
+    """What the agents know together: how full queues are, and ids worth asking for."""
+
+    backlog: dict[str, int] = field(default_factory=dict)
+    recent: list[tuple[str, str]] = field(default_factory=list)  # (queue, message id)
+    finishing: bool = False  # readers: walk to the end and stop
+
+    def posted(self, op: Op, rng: random.Random) -> None:
+        self.backlog[op.q] = self.backlog.get(op.q, 0) + op.size
+        self.recent.append((op.q, op.ids[0]))
+        if len(self.recent) > 500:
+            self.recent[rng.randrange(500)] = self.recent.pop()
+
+    def gone(self, q: str, count: int = 1) -> None:
+        self.backlog[q] = self.backlog.get(q, 0) - count
+
+
+class Cast:
+    """All agents of one run, by name."""
+
+    def __init__(self, profile: Profile, seed: int) -> None:
+        self.profile = profile
+        self.board = Board()
+        self._seed = seed
+        projects = [f"project-{i}" for i in range(profile.projects)]
+        self.work = [f"{project}/{name}" for project in projects for name in profile.queues]
+        self.pop = [f"{project}/{POP_QUEUE}" for project in projects if profile.poppers]
+        self.retry = [f"{project}/{RETRY_QUEUE}" for project in projects if profile.retriers]
+        self.dead = [f"{project}/{DEAD_QUEUE}" for project in projects if profile.retriers]
+        self.dead_letters = {
+            source: (dead, DEAD_AFTER) for source, dead in zip(self.retry, self.dead, strict=True)
+        }
+
+    @property
+    def queues(self) -> list[str]:
+        return self.work + self.pop + self.retry + self.dead
+
+    def load(self) -> dict[str, Script]:
+        """The agents that make the load, without the readers."""
+        everywhere = self.work + self.pop + self.retry
+        scripts: dict[str, Script] = {}
+        for role, count, script, queues in (
+            ("producer", self.profile.producers, _producer, everywhere),
+            ("worker", self.profile.workers, _worker, self.work),
+            ("lister", self.profile.listers, _lister, everywhere),
+            ("popper", self.profile.poppers, _popper, self.pop),
+            ("retrier", self.profile.retriers, _retrier, self.retry),
+        ):
+            for i in range(count):
+                who = f"{role}-{i}"
+                scripts[who] = script(self, who, queues, random.Random(f"{self._seed}/{who}"))
+        return scripts
+
+    def readers(self) -> dict[str, Script]:
+        """Marker walks over every queue; they end once `board.finishing` is set and all is seen."""
+        queues = self.work + self.pop + self.retry + self.dead
+        names = [f"reader-{i}" for i in range(self.profile.readers)]
+        return {
+            who: _reader(self, who, queues, random.Random(f"{self._seed}/{who}")) for who in names
+        }
+
+    def closers(self) -> list[dict[str, Script]]:
+        """One script a queue: count, walk, and claim everything that is left.
+
+        Claiming moves messages into the dead-letter queues, so those come last.
+        """
+        return [
+            {f"closer {q}": _closer(q, q in self.retry) for q in self.queues if q not in self.dead},
+            {f"closer {q}": _closer(q, retry=False) for q in self.dead},
+        ]
+
+
+def _pause(cast: Cast, rng: random.Random) -> float:
+    return rng.expovariate(1 / cast.profile.think)
+
+
+def _producer(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:
+    profile, board = cast.profile, cast.board
+    epochs = dict.fromkeys(queues, 0)
+    numbers = dict.fromkeys(queues, 0)
+    while True:
+        yield _pause(cast, rng)
+        q = rng.choice(queues)
+        if board.backlog.get(q, 0) > profile.backlog:
+            continue
+        size = 1 if rng.random() < 0.6 else rng.randint(1, profile.batch)
+        short = rng.random() < profile.short_share
+        # Dead-letter queues are left alone by expiry: that makes their rule decidable.
+        ttl = rng.randint(*profile.short_ttl) if short and q not in cast.retry else LONG_TTL
+        delay = rng.randint(2, 3) if rng.random() < profile.delay_share and ttl > 4 else 0
+        p = f"{who}.{epochs[q]}.{q}"
+        done = yield Op("post", q=q, p=p, n=numbers[q], size=size, ttl=ttl, delay=delay)
+        numbers[q] += size
+        if done.out == OK:
+            board.posted(done, rng)
+            if short:
+                board.gone(q, size)  # it leaves by itself
+        else:
+            # A late write of this one must not disturb the order of those that follow.
+            epochs[q] += 1
+            numbers[q] = 0
+            yield 0.05
+
+
+def _worker(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:
+    profile, board = cast.profile, cast.board
+    while True:
+        yield _pause(cast, rng)
+        q = rng.choice(queues)
+        ttl, grace = rng.randint(*profile.claim_ttl), rng.randint(0, 2)
+        limit = rng.choice((1, 1, 5, 10, 20))
+        claim = yield Op("claim", q=q, ttl=ttl, grace=grace, limit=limit)
+        if claim.out != OK or not claim.got:
+            yield 0.05
+            continue
+        ids = [name for name, _, _ in claim.got]
+        mood = rng.random()
+        if mood < 0.04:
+            continue  # dies: the claim lapses
+        if mood < 0.10:
+            yield Op("release", q=q, cid=claim.cid)
+            continue
+        if mood < 0.20:
+            yield rng.uniform(0, ttl * 0.9)
+            again = rng.randint(*profile.claim_ttl)
+            yield Op("renew", q=q, cid=claim.cid, ttl=again, grace=grace)
+            if rng.random() < 0.5:
+                yield rng.uniform(0, again * 1.2)  # now and then too late
+        if mood > 0.9:
+            done = yield Op("bulk", q=q, ids=ids)
+            if done.out == OK:
+                board.gone(q, len(ids))
+            continue
+        for name in ids:
+            done = yield Op("delete", q=q, id=name, cid=claim.cid)
+            if done.out == OK:
+                board.gone(q)
+            if done.out == INFO:
+                break
+        if rng.random() < 0.1:
+            yield Op("release", q=q, cid=claim.cid)
+
+
+def _retrier(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:
+    """Fails at most jobs, so that they become dead letters."""
+    while True:
+        yield _pause(cast, rng)
+        q = rng.choice(queues)
+        claim = yield Op("claim", q=q, ttl=2, grace=0, limit=5)
+        if claim.out != OK or not claim.got:
+            yield 0.1
+            continue
+        for name, _, _ in claim.got:
+            cast.board.gone(q)  # whichever way it goes
+            if rng.random() < 0.3:
+                yield Op("delete", q=q, id=name, cid=claim.cid)
+        if rng.random() < 0.8:
+            yield Op("release", q=q, cid=claim.cid)
+
+
+def _popper(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:
+    while True:
+        yield _pause(cast, rng)
+        popped = yield Op("pop", q=rng.choice(queues), limit=rng.choice((1, 5, 20)))
+        cast.board.gone(popped.q, len(popped.got))
+        if not popped.got:
+            yield 0.1
+
+
+def _lister(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:
+    """Plain lists, single messages, statistics, and deletions without a claim."""
+    recent = cast.board.recent
+    while True:
+        yield _pause(cast, rng)
+        choice = rng.random()
+        if choice < 0.5 or not recent:
+            yield Op("list", q=rng.choice(queues), limit=rng.choice((5, 20)))
+        elif choice < 0.8:
+            q, name = rng.choice(recent)
+            yield Op("get", q=q, id=name)
+        elif choice < 0.9:
+            yield Op("stats", q=rng.choice(queues))
+        else:
+            q, name = rng.choice(recent)
+            if q not in cast.retry:
+                yield Op("delete", q=q, id=name)
+
+
+def _reader(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:
+    markers = dict.fromkeys(queues, "")
+    unfinished: set[str] | None = None
+    while unfinished is None or unfinished:
+        if cast.board.finishing and unfinished is None:
+            unfinished = set(queues)
+        q = rng.choice(sorted(unfinished or queues))
+        page = yield _page(q, f"{who} {q}", markers[q], limit=rng.choice((5, 20)))
+        if page.got:
+            markers[q] = page.got[-1][0]
+        elif page.out == OK:
+            if unfinished is not None:
+                unfinished.remove(q)
+            yield 0.02 if unfinished is None else 0.0
+        yield _pause(cast, rng) if page.out != FAIL else 0.1
+
+
+def _closer(q: str, retry: bool) -> Script:
+    while (yield Op("stats", q=q, final=True)).out != OK:
+        yield 0.2
+    marker = ""
+    while True:
+        page = yield _page(q, f"final {q}", marker, limit=20, final=True)
+        if page.got:
+            marker = page.got[-1][0]
+        elif page.out == OK:
+            break
+        else:
+            yield 0.2
+    while True:
+        claim = yield Op("claim", q=q, ttl=600, grace=0, limit=20, final=True)
+        if claim.out != OK:
+            yield 0.2
+        elif not claim.got:
+            if not retry:
+                break
+            # An empty answer may mean that a whole page has just become dead letters.
+            stats = yield Op("stats", q=q)
+            if stats.out == OK and stats.counts[2] == 0:
+                break
+
+
+def _page(q: str, walk: str, marker: str, limit: int, final: bool = False) -> Op:
+    return Op("list", q=q, walk=walk, marker=marker, limit=limit, every=True, final=final)

@@ -1,0 +1,123 @@
+"""What the clients saw: one operation a line, written down as it ends.
+
+The history is all that the checker knows. It lives outside every file system that gets cut.
+Times are seconds of `time.monotonic()`, which one machine's processes share and nobody skews.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+OK = "ok"  # a complete 2xx answer
+FAIL = "fail"  # 4xx, or refused before the first byte was sent: must have had no effect
+INFO = "info"  # anything else: none, now, or at any later time
+
+Sighting = tuple[str, str, int]
+"""What an answer showed: message id, producer and number. No producer: the body was not ours."""
+
+
+class Op(msgspec.Struct, omit_defaults=True):
+    """One operation, or one event of the run (`dead`, `fault`). Unused fields stay out of the file.
+
+    `f` is post, claim, renew, release, delete, bulk, pop, list, get or stats.
+    A `dead` event says: nothing that was sent before `t1` can take effect after it.
+    """
+
+    f: str
+    who: str = ""
+    q: str = ""  # "project/queue"
+    t0: float = 0.0  # before the first byte was sent
+    t1: float = 0.0  # after the last byte was read
+    out: str = INFO
+    status: int = 0  # of HTTP; 0 without an answer
+
+    p: str = ""  # post: the producer's name in this queue; new after each unknown outcome
+    n: int = 0  # post: number of the first message
+    size: int = 1  # post: how many
+    ttl: int = 0  # s; of messages or of the claim
+    grace: int = 0  # s
+    delay: int = 0  # s
+    limit: int = 0
+    id: str = ""  # get, delete
+    ids: list[str] = []  # bulk: asked for; post: given
+    cid: str = ""  # claim: given; renew, release, delete: used
+    walk: str = ""  # list: a walk from the beginning of the queue, marker by marker
+    marker: str = ""
+    every: bool = False  # list: claimed, delayed and own messages included
+    final: bool = False  # after the load ended and all claims have lapsed
+    got: list[Sighting] = []
+    counts: tuple[int, int, int] = (0, 0, 0)  # stats: total, claimed, free
+    note: str = ""
+
+
+class Run(msgspec.Struct):
+    """The conditions of a run, without which its history cannot be judged."""
+
+    seed: int
+    profile: str
+    nemesis: str = "none"
+    slack: float = 1.0  # s; the service's times are whole seconds
+    deadline: float = 10.0  # s a client waits for an answer
+    heal: float = 5.0  # s after a fault until all is well again
+    dead_letters: dict[str, tuple[str, int]] = {}  # queue: its dead-letter queue, claims allowed
+    settings: dict[str, str] = {}
+
+
+class History:
+    """Appends operations to `DIR/history.jsonl`, unbuffered enough to survive our own death."""
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_bytes(msgspec.json.encode(run))
+        self.ops: list[Op] = []
+        self.run = run
+        self.folder = folder
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._fd = os.open(folder / "history.jsonl", flags, 0o644)
+
+    def add(self, op: Op) -> None:
+        self.ops.append(op)
+        os.write(self._fd, msgspec.json.encode(op) + b"\n")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(folder: Path) -> tuple[Run, list[Op]]:
+    """Read a kept history."""
+    run = msgspec.json.decode((folder / "run.json").read_bytes(), type=Run)
+    decode = msgspec.json.Decoder(Op).decode
+    with (folder / "history.jsonl").open("rb") as lines:
+        return run, [decode(line) for line in lines]
+
+
+def make_body(run: int, q: str, p: str, n: int) -> dict[str, Any]:
+    """A message body that tells where it belongs, who posted it, and whether it was changed."""
+    body = {"run": run, "q": q, "p": p, "n": n, "pad": "é·" * (n % 40)}
+    return body | {"sum": _sum(body)}
+
+
+def read_body(run: int, body: object) -> tuple[str, int]:
+    """(producer, number) of one of our bodies; ("", 0) if it was changed or is not ours."""
+    if not isinstance(body, dict):
+        return "", 0
+    rest = {key: value for key, value in body.items() if key != "sum"}
+    if body.get("sum") != _sum(rest) or rest.get("run") != run:
+        return "", 0
+    return str(rest["p"]), int(rest["n"])
+
+
+def _sum(body: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(body, sort_keys=True).encode())

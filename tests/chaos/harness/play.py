@@ -1,0 +1,122 @@
+"""Plays one run: a server, a cast of clients and a nemesis; then calm, a drain, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from tests.chaos.harness.checker import check
+from tests.chaos.harness.client import Client
+from tests.chaos.harness.generator import IDLE, PROFILES, Cast, Script
+from tests.chaos.harness.history import OK, History, Op, Run
+from tests.chaos.harness.nemesis import NEMESES, Nemesis
+from tests.chaos.harness.report import Verdict, judge, keep
+from tests.chaos.harness.servers import Server
+from tests.chaos.harness.stage import NEVER, Plan, Stage
+
+
+def play(plan: Plan, folder: Path) -> Verdict:
+    """Everything is left in `folder`: run.json, history.jsonl, server.log, verdict.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nemesis = NEMESES[plan.nemesis]()
+    cast = Cast(PROFILES[plan.profile], plan.seed)
+    settings = dict(nemesis.settings) | plan.settings
+    run = Run(
+        seed=plan.seed,
+        profile=plan.profile,
+        nemesis=plan.nemesis,
+        deadline=plan.deadline,
+        dead_letters=cast.dead_letters,
+        settings=settings,
+    )
+    with nemesis.place(folder) as data, History(folder, run) as history:
+        with Server(data / "nusku.db", folder, settings) as server:
+            server.start()
+            stage = Stage(plan, server, history)
+            asyncio.run(_play(stage, nemesis, cast))
+            if server.stop() != 0:
+                stage.complaints.append("the last stop was not clean")
+        stage.complaints += nemesis.inspect(data)
+    violations = check(run, history.ops)
+    verdict = judge(
+        run, history.ops, violations, stage.strikes, stage.complaints, nemesis.most_unknown
+    )
+    if plan.strikes < NEVER and stage.strikes < plan.strikes:
+        verdict.invalid.append(f"only {stage.strikes} of {plan.strikes} faults happened")
+    keep(folder, verdict)
+    return verdict
+
+
+async def _play(stage: Stage, nemesis: Nemesis, cast: Cast) -> None:
+    await nemesis.begin(stage)
+    await _prepare(stage, cast)
+    stop = asyncio.Event()
+    agents = [_drive(stage, who, script, stop) for who, script in cast.load().items()]
+    walks = [_drive(stage, who, script, None) for who, script in cast.readers().items()]
+    load = [asyncio.create_task(agent) for agent in agents]
+    readers = [asyncio.create_task(walk) for walk in walks]
+    try:
+        await _strikes(stage, nemesis)
+        await asyncio.sleep(stage.plan.quiet)
+        stop.set()
+        await asyncio.gather(*load)
+        await nemesis.end(stage)
+        # From here on nothing that was sent before can still happen.
+        await stage.restart()
+        profile = cast.profile
+        await asyncio.sleep(profile.claim_ttl[1] + stage.history.run.slack + 0.2)
+        cast.board.finishing = True
+        await asyncio.wait_for(asyncio.gather(*readers), 60)
+        for closers in cast.closers():
+            runs = (_drive(stage, who, script, None) for who, script in closers.items())
+            await asyncio.wait_for(asyncio.gather(*runs), 60)
+    finally:
+        for task in (*load, *readers):
+            task.cancel()
+        await asyncio.gather(*load, *readers, return_exceptions=True)
+
+
+async def _prepare(stage: Stage, cast: Cast) -> None:
+    """Tell the service where dead letters go."""
+    for source, (dead, most) in cast.dead_letters.items():
+        client = Client(stage, "admin", stage.plan.seed)
+        await client.configure(source, dead.partition("/")[2], most)
+        client.close()
+
+
+async def _strikes(stage: Stage, nemesis: Nemesis) -> None:
+    end = time.monotonic() + stage.plan.seconds
+    while stage.strikes < stage.plan.strikes:
+        pause = stage.rng.uniform(*stage.plan.pause)
+        if time.monotonic() + pause >= end:
+            await asyncio.sleep(max(0.0, end - time.monotonic()))
+            return
+        await asyncio.sleep(pause)
+        begin = time.monotonic()
+        note = await nemesis.strike(stage)
+        if note:
+            stage.strikes += 1
+            fault = Op("fault", nemesis.name, t0=begin, t1=time.monotonic(), out=OK, note=note)
+            stage.history.add(fault)
+
+
+async def _drive(stage: Stage, who: str, script: Script, stop: asyncio.Event | None) -> None:
+    """Carry out a script, until it ends or `stop` is set."""
+    client = Client(stage, who, stage.plan.seed, stage.plan.deadline)
+    try:
+        step = next(script)
+        while stop is None or not stop.is_set():
+            if isinstance(step, Op):
+                done = await client.perform(step)
+                stage.history.add(done)
+                if done.out != OK and not done.status:
+                    await asyncio.sleep(0.1)  # nobody there: do not spin
+            else:
+                await asyncio.sleep(step)
+                done = IDLE
+            step = script.send(done)
+    except StopIteration:
+        return
+    finally:
+        client.close()

@@ -1,0 +1,51 @@
+"""Every test of a store runs once for each backend, in a directory of its own."""
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nusku.storage import StoreOptions
+from tests.storage.harness import BACKENDS, House, TurnedClock
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    """The event loop of one test: its fixtures and, if it is a coroutine, the test itself."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run coroutine tests, on the loop of the ``runner`` fixture where there is one."""
+    if not inspect.iscoroutinefunction(pyfuncitem.function):
+        return None
+    runner: asyncio.Runner | None = pyfuncitem.funcargs.get("runner")
+    names = inspect.signature(pyfuncitem.function).parameters
+    run = asyncio.run if runner is None else runner.run
+    run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store of this backend may be made; there is none yet."""
+    return BACKENDS[request.param](tmp_path)
+
+
+@pytest.fixture
+def house(uri: str, runner: asyncio.Runner) -> Iterator[House]:
+    """A fresh open store. No test here cuts the power, so none waits for the disk."""
+    house = House(uri, StoreOptions(synchronous="normal"))
+    runner.run(house.open())
+    yield house
+    runner.run(house.close())
+
+
+@pytest.fixture
+def clock(house: House) -> TurnedClock:
+    """The clock of the open store."""
+    return house.clock
