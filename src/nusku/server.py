@@ -115,6 +115,7 @@ def _build(settings: Settings, store: Store, metrics: Metrics, request_log: Requ
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         backlog=4096,
         timeout_keep_alive=int(settings.keep_alive_timeout),
         timeout_graceful_shutdown=int(settings.shutdown_timeout),

@@ -29,6 +29,7 @@ def _ask(answer: bytes | None, op: Op, deadline: float = 2.0) -> Op:
             writer.write(answer)
             await writer.drain()
         writer.close()
+        await writer.wait_closed()
 
     async def ask() -> Op:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -36,7 +37,7 @@ def _ask(answer: bytes | None, op: Op, deadline: float = 2.0) -> Op:
             client = Client(_Address(server.sockets[0].getsockname()), "agent", 1, deadline)
             done = await client.perform(op)
             client.close()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)  # the server sees it
         return done
 
     return asyncio.run(ask())

@@ -34,6 +34,14 @@ def memory_bytes(server: LiveServer) -> int:
     return int(fields[1]) * PAGE_BYTES
 
 
+def cpu_seconds(server: LiveServer) -> float:
+    """The processor time that the process has used. Unlike time on the clock, it does not depend
+    on what else the machine does.
+    """
+    tasks = Path(f"/proc/{server.process.pid}/task")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+
+
 def open_files(server: LiveServer) -> int:
     """How many file descriptors the process has open."""
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))

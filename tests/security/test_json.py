@@ -7,7 +7,6 @@ server is no bigger afterwards.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from tests.security.support import (
     ROUTES,
     TOPIC_ROUTES,
     Route,
+    cpu_seconds,
     growth_watched,
     memory_bytes,
     still_serves,
@@ -30,7 +30,7 @@ from tests.security.support import (
 
 INVALID_BODY = "Invalid request body"
 DEPTH_MAX = 64
-SOON_S = 1.0
+CPU_MAX_S = 0.25  # for one request, on a slow machine
 METADATA_MAX = 65_536
 POST_MAX = 262_144
 
@@ -158,7 +158,10 @@ DOCUMENTS: dict[str, tuple[bytes, bool | None]] = {
     "XML": (b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY y "z">]><x>&y;</x>', False),
     "YAML": (b"messages:\n- body: !!python/object/apply:os.system [id]\n", False),
     "a form": (b"messages=1&body=2", False),
-    "gzip": (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xae\x05\x00C\xbf\xa6\xa3\x02\x00", False),
+    "gzip": (
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xae\x05\x00C\xbf\xa6\xa3\x02\x00",
+        False,
+    ),
     "60,000 opening brackets": (b"[" * 60_000, False),
     "60,000 opening braces": (b"{" * 60_000, False),
     "objects without end": (b'{"a":' * 12_000, False),
@@ -187,6 +190,17 @@ every_route = pytest.mark.parametrize(
 )
 
 
+def send(
+    api: Api, method: str, path: str, document: bytes, content_type: str = "application/json"
+) -> httpx.Response:
+    """Send a document, and insist that it does not keep the server busy."""
+    before = cpu_seconds(api.server)
+    answer = api.send(method, path, document, content_type)
+    spent_s = cpu_seconds(api.server) - before
+    assert spent_s < CPU_MAX_S, f"{method} {path} {document[:80]!r}…: {spent_s:.3f} s"
+    return answer
+
+
 @dataclass
 class Scene:
     """A queue (or topic) `q` with something of everything, that a refused request must not change."""
@@ -207,8 +221,8 @@ class Scene:
         """Send a document; PUT goes to a queue that is not there, the others to `q`."""
         queue = "new" if route.name == "put" else "q"
         below = route.below.format(claim=self.claim.claim_id if self.claim else "")
-        return self.api.send(
-            route.method, self.api.path(queue) + below, document, route.content_type
+        return send(
+            self.api, route.method, self.api.path(queue) + below, document, route.content_type
         )
 
     def seen(self) -> Mapping[str, Any]:
@@ -231,7 +245,7 @@ class Scene:
 
 
 def insist(answer: httpx.Response, what: str, *, accepted: bool | None) -> None:
-    """Insist on a 2xx or a 4xx as it should be, and soon."""
+    """Insist on a 2xx or a 4xx, whichever it should be; None: either."""
     told = f"{what}: {answer.status_code} {answer.text[:300]}"
     assert 200 <= answer.status_code < 300 or 400 <= answer.status_code < 500, told
     if accepted is not None:
@@ -240,7 +254,6 @@ def insist(answer: httpx.Response, what: str, *, accepted: bool | None) -> None:
         parsed = answer.json()
         assert set(parsed) == {"title", "description"}, told
         assert parsed["description"], told
-    assert answer.elapsed.total_seconds() < SOON_S, f"{what}: {answer.elapsed}"
 
 
 @every_route
@@ -324,15 +337,38 @@ def test_the_depth_limit_counts_brackets_outside_strings_only(
         scene.api.drop("new")
 
 
-@pytest.mark.parametrize("tail", [b'\\"', b"\\\\", b"\\n", b"x"], ids=["quotes", "slashes", "n", "x"])
-def test_a_string_that_does_not_end_is_refused_in_time_linear_in_its_length(
-    tail: bytes, api: Api
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"[",
+        b"]",
+        b"1",
+        b'"',
+        b'\\"',
+        b"\\\\",
+        b'"a":{',
+        b"1.1e1,",
+        b" ",
+        b"\\u0041",
+        b'"",',
+        b"[],",
+    ],
+    ids=ascii,
+)
+def test_the_time_to_refuse_a_document_grows_no_faster_than_the_document(
+    piece: bytes, api: Api
 ) -> None:
-    # Enough brackets for the depth to be counted, then a string that a careless pattern scans
-    # again from each of its quotes.
-    document = b'{"messages": [{"body": [' + b"[]," * 100 + b'"' + tail * 10_000
-    answer = api.send("POST", api.path("q", "messages"), document)
-    insist(answer, "a string without an end", accepted=False)
+    # The last of these has brackets enough for their depth to be looked at. 20 kB tell quadratic
+    # from linear, and are little enough for the next test to get its turn.
+    for before in (
+        b"",
+        b'{"messages": [{"body": ',
+        b'{"messages": [{"body": "',
+        b"[[],[" * 30 + b'"',
+    ):
+        document = before + piece * (20_000 // len(piece))
+        answer = send(api, "POST", api.path("q", "messages"), document)
+        insist(answer, f"{before!r}{piece!r}…", accepted=False)
 
 
 @every_route
@@ -350,10 +386,24 @@ def test_of_duplicate_keys_the_last_one_wins(either: Api) -> None:
     expect(either.send("PUT", either.path("q"), put), 201)
     shown = expect(either.show("q"), 200)
     assert (shown["_default_message_ttl"], shown["a"]) == (100, {"b": 2})
-    post = b'{"messages": 7, "messages": [{"ttl": "x", "ttl": 99, "body": 1, "body": {"c": 1, "c": 2}}]}'
+    post = b'{"messages": [], "messages": [{"ttl": 1, "ttl": 99, "body": 1, "body": {"c": 1, "c": 2}}]}'
     expect(either.send("POST", either.path("q", "messages"), post), 201)
     [message] = expect(either.list_messages("q", "?echo=true"), 200)["messages"]
     assert (message["ttl"], message["body"]) == (99, {"c": 2})
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{"messages": 7, "messages": [{"body": 1}]}',
+        b'{"messages": [{"body": 1, "ttl": "x", "ttl": 99}]}',
+        b'{"messages": [{"body": 1, "ttl": null, "delay": [], "ttl": 99, "delay": 0}]}',
+    ],
+)
+def test_of_duplicate_keys_the_last_one_wins_whatever_type_the_others_have(
+    document: bytes, either: Api
+) -> None:
+    expect(either.send("POST", either.path("q", "messages"), document), 201)
 
 
 def test_of_duplicate_keys_the_last_one_is_the_one_that_is_checked(either: Api) -> None:
@@ -363,7 +413,10 @@ def test_of_duplicate_keys_the_last_one_is_the_one_that_is_checked(either: Api) 
         b'{"messages": [{"body": 1}], "messages": null}',
     ):
         expect(either.send("POST", either.path("q", "messages"), document), 400)
-    expect(either.send("PUT", either.path("p"), b'{"_max_claim_count": 1, "_max_claim_count": "x"}'), 400)
+    expect(
+        either.send("PUT", either.path("p"), b'{"_max_claim_count": 1, "_max_claim_count": "x"}'),
+        400,
+    )
     assert either.listed("q") == []
 
 
@@ -400,7 +453,7 @@ def test_documents_that_hurt_do_not_make_the_server_grow(api: Api) -> None:
         b"{" + b",".join(b'"%d":[{}]' % n for n in range(18_000)) + b"}",
     ]
     scene = Scene.set(api)
-    routes = [route for route in ROUTES if route.name in {"post", "claim", "renew"}]
+    routes = [route for route in ROUTES if route.name in {"post", "renew"}]
 
     def send_all() -> None:
         for route in routes:
@@ -408,13 +461,11 @@ def test_documents_that_hurt_do_not_make_the_server_grow(api: Api) -> None:
                 assert len(document) <= POST_MAX
                 answer = scene.send(route, document)
                 assert answer.status_code < 500, (route.name, document[:50], answer.text)
-                assert answer.elapsed.total_seconds() < SOON_S, (route.name, document[:50])
 
     send_all()  # what stays for good, such as the allocator's arenas, is there now
     before = memory_bytes(api.server)
     with growth_watched(api.server) as growth:
-        for _ in range(3):
-            send_all()
+        send_all()
     assert memory_bytes(api.server) - before < 10 * MIB
     assert growth.peak_bytes < 20 * MIB
     still_serves(api.server)
@@ -479,7 +530,7 @@ _fuzzed = {
     | _value,
 }
 relaxed = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -522,30 +573,11 @@ def test_metadata_that_was_taken_never_breaks_what_follows(
 
 @pytest.mark.parametrize("route", ROUTES, ids=[route.name for route in ROUTES])
 @relaxed
-@given(noise=st.binary(max_size=200) | st.text(alphabet='[]{}",:\\ue+-.0123nrtfals ').map(str.encode))
+@given(
+    noise=st.binary(max_size=200) | st.text(alphabet='[]{}",:\\ue+-.0123nrtfals ').map(str.encode)
+)
 def test_noise_never_breaks_it(route: Route, noise: bytes, api: Api) -> None:
     path = api.path("fuzzed") + route.below.format(claim="0")
     for document in (noise, route.framed(noise)):
         answer = api.send(route.method, path, document, route.content_type)
         assert answer.status_code < 500, (document, answer.text)
-
-
-def test_the_time_it_takes_to_refuse_grows_no_faster_than_the_document(api: Api) -> None:
-    """Of the documents that hurt, none takes four times as long when it is twice as long."""
-    shapes = {
-        "brackets": b"[",
-        "digits": b"1",
-        "quotes": b'"',
-        "escaped quotes": b'\\"',
-        "keys": b'"a":{',
-        "floats": b"1.1e1,",
-        "blanks": b" ",
-        "escapes": b"\\u0041",
-    }
-    for what, piece in shapes.items():
-        for before in (b'{"messages": [{"body": ', b'{"messages": [{"body": "', b'["[' + b"[]," * 99):
-            document = (before + piece * (POST_MAX // len(piece)))[: POST_MAX - 1 >> 3]
-            started = time.monotonic()
-            answer = api.send("POST", api.path("q", "messages"), document)
-            assert answer.status_code == 400, (what, answer.text)
-            assert time.monotonic() - started < SOON_S, what

@@ -23,9 +23,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run coroutine tests, on the loop of the ``runner`` fixture where there is one."""
     if not inspect.iscoroutinefunction(pyfuncitem.function):
         return None
-    runner: asyncio.Runner | None = pyfuncitem.funcargs.get("runner")
+    runner = pyfuncitem.funcargs.get("runner")
+    run = runner.run if isinstance(runner, asyncio.Runner) else asyncio.run
     names = inspect.signature(pyfuncitem.function).parameters
-    run = asyncio.run if runner is None else runner.run
     run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
 

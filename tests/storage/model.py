@@ -80,9 +80,7 @@ class Model:
     def free(self, ref: QueueRef) -> list[Row]:
         return [row for row in self.alive(ref) if row.visible_ms <= self.clock()]
 
-    def held(
-        self, ref: QueueRef, claim: str, positions: Sequence[int] | None = None
-    ) -> list[Row]:
+    def held(self, ref: QueueRef, claim: str, positions: Sequence[int] | None = None) -> list[Row]:
         return [
             row
             for row in self.alive(ref)
@@ -303,8 +301,8 @@ class Model:
         now, rows = self.clock(), self.alive(ref)
         held = sum(row.holder(now) is not None for row in rows)
         delayed = sum(row.delayed(now) for row in rows)
-        ends = self.messages(rows[:1] + rows[-1:]) or [None, None]
-        return Counts(len(rows) - held - delayed, held, delayed, ends[0], ends[1], now)
+        oldest, newest = self.messages([rows[0], rows[-1]]) if rows else (None, None)
+        return Counts(len(rows) - held - delayed, held, delayed, oldest, newest, now)
 
     def volume(self) -> Counts:
         each = [self.count(lane.ref) for lane in self.lanes.values()]

@@ -155,9 +155,7 @@ async def worker(house: House, ref: QueueRef, dice: random.Random, done: list[st
         elif dice.random() < 0.3:
             assert await house.messages.release(ref, got.claim)
         else:
-            answers = await house.messages.remove(
-                ref, positions(got), Removal.HELD, [got.claim]
-            )
+            answers = await house.messages.remove(ref, positions(got), Removal.HELD, [got.claim])
             assert answers == [Removed.GONE] * len(got.messages)
             done.extend(bodies(got))
 

@@ -10,8 +10,8 @@ from tests.storage.harness import START_MS, House, bodies
 async def test_an_empty_queue_counts_nothing(house: House) -> None:
     ref = await house.queue()
     counts = await house.messages.count(ref)
-    assert counts == (0, 0, 0, None, None, START_MS)
     assert counts.total == 0
+    assert counts == (0, 0, 0, None, None, START_MS)
 
 
 async def test_free_held_and_delayed_messages_are_counted_apart(house: House) -> None:

@@ -142,7 +142,7 @@ class Storage(RuleBasedStateMachine):
         given = self.run(self.house.messages.add([(self.refs[key], batch)]))
         self.model.add([(self.refs[key], batch)], given)
 
-    @rule(batches=st.fixed_dictionaries({key: drafts for key in KEYS[:2]}))
+    @rule(batches=st.fixed_dictionaries(dict.fromkeys(KEYS[:2], drafts)))
     def add_to_several(self, batches: dict[QueueKey, list[Draft]]) -> None:
         posts = [(self.refs[key], batch) for key, batch in batches.items()]
         if all(map(self.there, batches)):
@@ -240,7 +240,7 @@ class Storage(RuleBasedStateMachine):
         if key == goal or not self.there(goal):
             return
         ref, target, positions = self.refs[key], self.refs[goal], self.positions(key, picked)
-        attributes = {position: b"moved" for position in positions} if marked else {}
+        attributes = dict.fromkeys(positions, b"moved") if marked else {}
         given = self.run(self.house.messages.move(ref, positions, target, ttl_s, attributes))
         self.model.move(ref, positions, target, ttl_s, attributes, given)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from nusku.model import Message, QueueRef
-from nusku.storage import Removal
+from nusku.storage import Removal, Removed
 from tests.storage.harness import START_MS, House, bodies, positions
 
 
@@ -62,18 +62,14 @@ async def test_held_and_delayed_messages_are_listed_only_when_asked_for(house: H
 
 @pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("delayed", [False, True])
-async def test_a_page_is_filled_past_what_it_hides(
-    house: House, held: bool, delayed: bool
-) -> None:
+async def test_a_page_is_filled_past_what_it_hides(house: House, held: bool, delayed: bool) -> None:
     ref = await house.queue()
     await house.post(ref, *["held"] * 10)
     await house.hold(ref, 10)
     await house.post(ref, *["delayed"] * 10, delay_s=30)
     await house.post(ref, *["mine"] * 10, client="me")
     await house.post(ref, "a", "b", "c", client="you")
-    found = await house.messages.page(
-        ref, 0, 23, held=held, delayed=delayed, without_client="me"
-    )
+    found = await house.messages.page(ref, 0, 23, held=held, delayed=delayed, without_client="me")
     expected = ["held"] * 10 * held + ["delayed"] * 10 * delayed + ["a", "b", "c"]
     assert bodies(found) == expected
 
@@ -210,6 +206,31 @@ async def test_positions_of_another_queue_are_unknown(house: House) -> None:
     assert set(bodies(found)) <= {"b1"}
 
 
+@pytest.mark.parametrize(
+    "position", [-(2**63), -1, 0, 2**31, 2**43 - 1, 2**43, 2**43 + 1, 2**52 - 1, 2**63 - 1, 2**70]
+)
+async def test_positions_that_were_never_given_are_passed_over_by_every_operation(
+    house: House, position: int
+) -> None:
+    ref, other = await house.queue("a"), await house.queue("b")
+    await house.post(ref, "a", "b")
+    await house.post(other, "c")
+    claim, _ = await house.hold(ref, 1)
+    store = house.messages
+    assert bodies(await store.get(ref, [position])) == []
+    assert await store.remove(ref, [position], Removal.ANY) == [Removed.GONE]
+    assert await store.remove(ref, [position], Removal.UNCLAIMED) == [Removed.GONE]
+    assert await store.remove(ref, [position], Removal.HELD, [claim]) == [Removed.GONE]
+    assert await store.remove(ref, [position], Removal.HELD, [], together=True) == [Removed.GONE]
+    assert await store.move(ref, [position], other, None, {}) == []
+    assert not await store.renew(ref, claim, 60, 60, [position])
+    assert not await store.release(ref, claim, 0, [position])
+    shown = bodies(await store.page(ref, position, 9, held=True))
+    assert shown == (["a", "b"] if position <= 0 else [])
+    assert bodies(await house.all(ref)) == ["a", "b"]
+    assert bodies(await house.all(other)) == ["c"]
+
+
 async def test_an_empty_page_says_when_a_claim_lapses(house: House) -> None:
     ref = await house.queue()
     await house.post(ref, "a", "b")
@@ -238,4 +259,3 @@ async def test_an_empty_page_says_when_a_released_message_comes_back(house: Hous
 async def test_an_empty_page_of_a_queue_with_nothing_hidden_is_never_due(house: House) -> None:
     ref = await house.queue()
     assert (await house.messages.page(ref, 0, 10)).due_ms is None
-

@@ -81,9 +81,7 @@ async def test_of_concurrent_updates_one_wins(house: House) -> None:
 
 
 async def test_of_concurrent_inserts_one_wins(house: House) -> None:
-    won = await asyncio.gather(
-        *(house.records.insert(record(doc=b"%d" % n)) for n in range(20))
-    )
+    won = await asyncio.gather(*(house.records.insert(record(doc=b"%d" % n)) for n in range(20)))
     assert sum(won) == 1
     assert await house.records.get("queue", "p1", "k") == record(doc=b"%d" % won.index(True))
 

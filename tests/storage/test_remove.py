@@ -166,9 +166,7 @@ async def test_together_removes_nothing_when_another_holds_one_of_them(house: Ho
     given = await house.post(ref, "mine", "theirs", "free")
     mine, _ = await house.hold(ref, 1)
     await house.hold(ref, 1)
-    answers = await house.messages.remove(
-        ref, [*given, 10**9], Removal.HELD, [mine], together=True
-    )
+    answers = await house.messages.remove(ref, [*given, 10**9], Removal.HELD, [mine], together=True)
     assert answers == [Removed.HELD_BY_OTHER] * 3 + [Removed.GONE]
     assert bodies(await house.all(ref)) == ["mine", "theirs", "free"]
     assert await house.numbers(ref) == (1, 2, 0)
@@ -185,9 +183,7 @@ async def test_together_removes_nothing_when_a_named_claim_holds_none_of_them(
         answers = await house.messages.remove(ref, [a, c], Removal.HELD, claims, together=True)
         assert answers == [Removed.HELD_BY_OTHER] * 2
     assert positions(await house.all(ref)) == [a, b, c]
-    answers = await house.messages.remove(
-        ref, [a, b], Removal.HELD, [first, second], together=True
-    )
+    answers = await house.messages.remove(ref, [a, b], Removal.HELD, [first, second], together=True)
     assert answers == [Removed.GONE] * 2
 
 

@@ -29,9 +29,9 @@ async def test_claims_survive(house: House) -> None:
     assert await house.messages.claimed(ref, got.claim) == before
     assert await house.numbers(ref) == (1, 2, 0)
     assert bodies(await house.messages.claim(ref, 9, 60, 60)) == ["c"]
-    assert await house.messages.remove(
-        ref, positions(got)[:1], Removal.HELD, [got.claim]
-    ) == [Removed.GONE]
+    assert await house.messages.remove(ref, positions(got)[:1], Removal.HELD, [got.claim]) == [
+        Removed.GONE
+    ]
     assert await house.messages.renew(ref, got.claim, 90, 60)
     await house.reopen()
     house.clock.turn(89)

@@ -68,7 +68,7 @@ def test_three_slashes_are_relative_and_four_absolute() -> None:
     ],
 )
 def test_any_other_uri_is_refused_by_name(uri: str) -> None:
-    with pytest.raises(StoreRefused, match="sqlite:///relative.db") as refused:
+    with pytest.raises(StoreRefused, match=r"sqlite:///relative\.db") as refused:
         sqlite_path(uri)
     assert repr(uri) in str(refused.value)
 
@@ -341,9 +341,7 @@ async def test_a_copy_with_an_empty_log_of_an_open_store_is_detected(
     assert "-wal" in await refusal(copy)
 
 
-async def test_a_copy_with_the_log_has_everything(
-    house: House, path: Path, tmp_path: Path
-) -> None:
+async def test_a_copy_with_the_log_has_everything(house: House, path: Path, tmp_path: Path) -> None:
     ref = await house.queue()
     await house.post(ref, "acknowledged")
     copy = tmp_path / "copy.db"

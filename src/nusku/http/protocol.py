@@ -13,6 +13,36 @@ from nusku.config import Settings
 _IDLE = float("inf")
 
 
+class Joined:
+    """A transport that sends what is written in one go with one system call.
+
+    uvicorn writes the head of an answer and its body apart, and uvloop would send each at once.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        if data:
+            self._parts.append(data)
+
+    def flush(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 def protocol(settings: Settings) -> type[HttpToolsProtocol]:
     """Uvicorn's HTTP/1.1 protocol with the limits of these settings."""
     header_timeout, body_timeout = settings.header_timeout, settings.body_timeout
@@ -26,7 +56,8 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
         head_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            self.joined = Joined(transport, self.loop)
+            super().connection_made(self.joined)  # type: ignore[arg-type] # it has all they use
             if len(self.connections) > connections_max:
                 transport.write(_BUSY)
                 transport.close()
@@ -53,6 +84,10 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
         def on_message_complete(self) -> None:
             self.body_due = _IDLE
             super().on_message_complete()
+
+        def on_response_complete(self) -> None:
+            self.joined.flush()
+            super().on_response_complete()
 
         def pause_writing(self) -> None:
             self.write_due = self.loop.time() + write_timeout

@@ -151,7 +151,7 @@ class MessageStore(Protocol):
     ) -> list[int]:
         """Move free messages to the end of another queue of this store; return their new positions.
 
-        Age and count go with them; with ``ttl_s`` they live that long from now, else as long as
+        Age, count and attributes go with them, save for those given here; with ``ttl_s`` they live that long from now, else as long as
         they had left. Raises Stale for the target; a source that is gone has nothing to move.
         """
 

@@ -65,7 +65,14 @@ class Connection:
                 writer.write("\r\n".join([*lines, "", ""]).encode() + (body or b""))
                 await writer.drain()
                 reply = await _read_reply(reader)
-        except (OSError, TimeoutError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+        except (
+            OSError,
+            TimeoutError,
+            EOFError,
+            ValueError,
+            LookupError,
+            asyncio.LimitOverrunError,
+        ) as error:
             self.close()
             raise (UnknownError if sent else NotSentError)(repr(error)) from error
         except BaseException:

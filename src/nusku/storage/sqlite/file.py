@@ -25,7 +25,7 @@ class File:
     """
 
     def __init__(self, path: Path, synchronous: str) -> None:
-        self.path = path = path.absolute()
+        self.path = path = path.resolve()
         self._lock = _lock(path)
         try:
             self.db = _open(path, synchronous)
@@ -172,7 +172,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     if path.stat().st_size <= CHECKED_BYTES_MAX:
         (first,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if first != "ok":
-            raise StoreRefused(f"store {path} is damaged ({first}); restore a backup")
+            raise StoreRefused(f"store {path} is damaged ({' '.join(first.split())}); restore a backup")
 
 
 def _meta(db: sqlite3.Connection, name: str) -> Any:

@@ -380,6 +380,8 @@ class SqliteMessages:
                 budget *= 2
                 raise Again(HEAVY + 1)
             rows, spent = found
+            if len(rows) < limit and lane.due_ms <= now:
+                raise Again(HEAVY + 1)  # more has lapsed than one step puts back
             if not rows:
                 return Claimed(None, (), spent, now, self._due(lane))
             return self._claim(lane, rows, spent, ttl_s, grace_s, max_count is not None)
@@ -642,12 +644,22 @@ class SqliteMessages:
             numbers = [self._claim_number(claim) for claim in claims]
             if together:
                 return self._remove_together(lane, positions, numbers)
-            return [self._remove(lane, position, removal, numbers) for position in positions]
+            # A claim ends with its last message, but it was live for all of this operation.
+            live = len(positions) > 1 and self._any_live(lane, numbers)
+            return [
+                self._remove(lane, position, removal, numbers, live=live) for position in positions
+            ]
 
         return await self._run(operation, len(positions))
 
     def _remove(
-        self, lane: Lane, position: int, removal: Removal, numbers: Sequence[int]
+        self,
+        lane: Lane,
+        position: int,
+        removal: Removal,
+        numbers: Sequence[int],
+        *,
+        live: bool,
     ) -> Removed:
         if not 0 < position < lane.next_position:
             return Removed.GONE
@@ -670,9 +682,12 @@ class SqliteMessages:
             return Removed.GONE
         if state[0] <= 0 or state[1] <= now:
             return Removed.UNCLAIMED
-        if removal is Removal.UNCLAIMED or any(self._parts(lane, number) for number in numbers):
+        if removal is Removal.UNCLAIMED or live or self._any_live(lane, numbers):
             return Removed.HELD_BY_OTHER
         return Removed.CLAIM_UNKNOWN
+
+    def _any_live(self, lane: Lane, numbers: Sequence[int]) -> bool:
+        return any(self._parts(lane, number) for number in numbers)
 
     def _remove_together(
         self, lane: Lane, positions: Sequence[int], numbers: Sequence[int]
@@ -711,23 +726,24 @@ class SqliteMessages:
             now, moved = self._connection.now_ms, []
             for position in positions:
                 row = self._db.execute(
-                    "SELECT ttl_s, expires_ms FROM messages"
-                    " WHERE id = ? AND visible_ms = 0 AND expires_ms > ?",
-                    (source.first + position, now),
+                    "SELECT claim, visible_ms, expires_ms, ttl_s FROM messages"
+                    " WHERE id = ? AND visible_ms <= ? AND expires_ms > ?",
+                    (source.first + position, now, now),
                 ).fetchone()
                 if row is None:
                     continue
-                ttl, old = row
+                claim, visible, old, ttl = row
                 new = lane.next_position
                 lane.next_position += 1
                 ttl, expires = (ttl, old) if ttl_s is None else (ttl_s, deadline_ms(now, ttl_s))
                 self._db.execute(
-                    "UPDATE messages SET id = ?, ttl_s = ?, expires_ms = ?, attributes = ?,"
-                    " dedup = NULL WHERE id = ?",
+                    "UPDATE messages SET id = ?, ttl_s = ?, expires_ms = ?, claim = 0,"
+                    " visible_ms = 0, attributes = coalesce(?, attributes), dedup = NULL"
+                    " WHERE id = ?",
                     (lane.first + new, ttl, expires, attributes.get(position),
                      source.first + position),
                 )  # fmt: skip
-                self._ledger.gone(source, 0, 0, old)
+                self._ledger.gone(source, claim, visible, old)
                 self._ledger.added(lane, expires)
                 moved.append(new)
             return moved
@@ -746,6 +762,8 @@ class SqliteMessages:
                 budget *= 2
                 raise Again(HEAVY + 1)
             rows, _ = found
+            if len(rows) < limit and lane.due_ms <= now:
+                raise Again(HEAVY + 1)
             messages = [self._message(row) for row in rows]
             self._db.executemany(DELETE, [(row[0],) for row in rows])
             for row in rows:

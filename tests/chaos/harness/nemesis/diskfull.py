@@ -8,9 +8,30 @@ from typing import ClassVar
 
 from tests.chaos.harness.nemesis.base import VolumeNemesis
 from tests.chaos.harness.stage import Stage
+from tests.chaos.harness.volumes import Volume
 
 MIB = 1 << 20
 WATERMARK = 16 * MIB
+
+
+class Ballast:
+    """A file that takes up the room."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._file = volume.path / "ballast"
+
+    def fill(self, leave: int) -> None:
+        """Leave only so many bytes free."""
+        with self._file.open("ab", buffering=0) as file:
+            while (room := self._volume.free() - leave) > 0:
+                try:
+                    file.write(bytes(min(room, MIB)))
+                except OSError:
+                    break
+
+    def relieve(self) -> None:
+        self._file.unlink(missing_ok=True)
 
 
 class DiskFull(VolumeNemesis):
@@ -22,9 +43,9 @@ class DiskFull(VolumeNemesis):
     async def strike(self, stage: Stage) -> str:
         pid = stage.server.pid
         full = stage.rng.random() < 0.5
-        self.fill(0 if full else WATERMARK // 2)
+        Ballast(self.volume).fill(0 if full else WATERMARK // 2)
         await asyncio.sleep(2.0)
-        self.relieve()
+        Ballast(self.volume).relieve()
         if not stage.server.running() or stage.server.pid != pid:
             stage.complaints.append("the server did not survive a full disk")
             stage.dead()
@@ -32,16 +53,4 @@ class DiskFull(VolumeNemesis):
         return "full disk" if full else "below the watermark"
 
     async def end(self, stage: Stage) -> None:
-        self.relieve()
-
-    def fill(self, leave: int) -> None:
-        """Leave only so many bytes free."""
-        with (self.volume.path / "ballast").open("ab", buffering=0) as ballast:
-            while (room := self.volume.free() - leave) > 0:
-                try:
-                    ballast.write(bytes(min(room, MIB)))
-                except OSError:
-                    break
-
-    def relieve(self) -> None:
-        (self.volume.path / "ballast").unlink(missing_ok=True)
+        Ballast(self.volume).relieve()
