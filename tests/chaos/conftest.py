@@ -22,9 +22,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> Iterator[volumes.Volume]:
+def loop_mounts() -> None:
     if reason := volumes.why_not():
         pytest.skip(reason)
+
+
+@pytest.fixture
+def volume(loop_mounts: None, tmp_path: Path) -> Iterator[volumes.Volume]:
     with volumes.Volume(tmp_path / "disk", mib=64) as volume:
         yield volume
 

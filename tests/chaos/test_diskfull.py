@@ -15,13 +15,13 @@ from tests.chaos.harness.history import OK, Op
 from tests.chaos.harness.nemesis.diskfull import WATERMARK, Ballast
 from tests.chaos.harness.servers import Server
 from tests.chaos.harness.stage import Plan
-from tests.chaos.harness.volumes import Volume, why_not
+from tests.chaos.harness.volumes import Volume
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.chaos,
     pytest.mark.root,
-    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.usefixtures("loop_mounts"),
 ]
 
 Q = "project/jobs"

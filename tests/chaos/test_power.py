@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import run
-from tests.chaos.harness import volumes
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.chaos,
     pytest.mark.root,
-    pytest.mark.skipif(bool(volumes.why_not()), reason=volumes.why_not()),
+    pytest.mark.usefixtures("loop_mounts"),
 ]
 
 CUTS = 10  # in each of the runs

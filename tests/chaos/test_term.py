@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 
@@ -43,3 +44,15 @@ def test_a_clean_stop_answers_those_who_wait(server: Server) -> None:
     assert status == 204
     assert took < 2
     assert server.wait(10) == 0
+
+
+def test_a_clean_stop_leaves_one_complete_file(server: Server, tmp_path: Path) -> None:
+    server.start()
+    assert server.stop() == 0
+    assert not Path(f"{server.store}-wal").exists()
+    copy = tmp_path / "copy" / "nusku.db"
+    copy.parent.mkdir()
+    shutil.copy(server.store, copy)
+    with Server(copy, tmp_path) as other:
+        other.start()
+        assert other.stop() == 0

@@ -139,7 +139,7 @@ def converse(
         waiting: bytes | None = b""
         deadline = started + patience_s
         while (left := deadline - time.monotonic()) > 0:
-            if waiting == b"":
+            while waiting == b"":
                 waiting = next(pieces, None)
                 if waiting is None:
                     deadline = time.monotonic() + patience_s

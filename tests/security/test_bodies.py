@@ -109,7 +109,7 @@ def cut_off(exchange: Exchange) -> None:
 @taking_route
 def test_ten_gigabytes_announced_are_refused_at_once(method: str, target: str, api: Api) -> None:
     length = (b"Content-Length", b"%d" % (10 * GIB))
-    exchange = converse(api.server, request(api, method, target, length), finals=1)
+    exchange = converse(api.server, request(api, method, target, length) + b"{", finals=1)
     assert exchange.statuses == [400]
     assert exchange.answers[0].headers.get("connection") == "close"
     assert exchange.seconds < 1
@@ -120,7 +120,7 @@ def test_ten_gigabytes_sent_are_cut_off(method: str, target: str, api: Api) -> N
     length = (b"Content-Length", b"%d" % (10 * GIB))
     data = forever(request(api, method, target, length), b" " * CHUNK_BYTES)
     with growth_watched(api.server) as growth:
-        exchange = converse(api.server, data)
+        exchange = converse(api.server, data, patience_s=1.5)
     assert exchange.closed
     assert exchange.sent_bytes < SWALLOWED_MAX
     assert growth.peak_bytes < GROWTH_MAX
@@ -138,7 +138,7 @@ def test_a_length_that_no_number_holds_is_refused(length: bytes, api: Api) -> No
 def test_chunks_without_end_are_cut_off(method: str, target: str, api: Api) -> None:
     data = forever(request(api, method, target, CHUNKED), chunk(b" " * CHUNK_BYTES))
     with growth_watched(api.server) as growth:
-        exchange = converse(api.server, data)
+        exchange = converse(api.server, data, patience_s=1.5)
     assert exchange.closed
     assert exchange.sent_bytes < SWALLOWED_MAX
     assert growth.peak_bytes < GROWTH_MAX
@@ -148,7 +148,7 @@ def test_chunks_without_end_are_cut_off(method: str, target: str, api: Api) -> N
 def test_chunks_of_one_byte_are_counted(method: str, target: str, api: Api) -> None:
     data = forever(request(api, method, target, CHUNKED), chunk(b" ") * 8_192)
     with growth_watched(api.server) as growth:
-        exchange = converse(api.server, data)
+        exchange = converse(api.server, data, patience_s=1.5)
     cut_off(exchange)
     assert exchange.sent_bytes < SWALLOWED_MAX
     assert growth.peak_bytes < GROWTH_MAX
@@ -198,7 +198,7 @@ def test_chunk_extensions_change_nothing(api: Api) -> None:
 def test_what_stands_round_chunks_is_limited(start: bytes, piece: bytes, api: Api) -> None:
     data = forever(request(api, "POST", "/v2/queues/q/messages", CHUNKED) + start, piece)
     with growth_watched(api.server) as growth:
-        exchange = converse(api.server, data)
+        exchange = converse(api.server, data, patience_s=1.5)
     assert growth.peak_bytes < GROWTH_MAX, f"{exchange.sent_bytes / MIB:.0f} MiB sent"
     cut_off(exchange)
     assert exchange.sent_bytes < SWALLOWED_MAX
@@ -247,7 +247,7 @@ def test_a_compressed_body_is_never_unpacked(encoding: bytes, api: Api) -> None:
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 def test_without_a_length_there_is_no_body(method: str, api: Api) -> None:
     target = "/v2/queues/q/messages" if method == "POST" else "/v2/queues/q"
-    exchange = converse(api.server, request(api, method, target) + DOCUMENT, patience_s=1)
+    exchange = converse(api.server, request(api, method, target) + DOCUMENT, patience_s=0.5)
     # What looks like a body is the start of another request, and none that can be understood.
     assert exchange.statuses[:1] == [400]
     no_success(exchange)
@@ -256,7 +256,7 @@ def test_without_a_length_there_is_no_body(method: str, api: Api) -> None:
 
 def test_a_body_of_an_old_client_without_a_length_is_not_read_until_the_end(api: Api) -> None:
     lines = [b"POST /v2/queues/q/messages HTTP/1.0", *(b": ".join(f) for f in fields_of(api))]
-    exchange = converse(api.server, b"\r\n".join([*lines, b"", DOCUMENT]), patience_s=1)
+    exchange = converse(api.server, b"\r\n".join([*lines, b"", DOCUMENT]), patience_s=0.5)
     cut_off(exchange)
     assert api.listed("q") == []
 
@@ -276,14 +276,23 @@ def test_a_client_that_asks_first_is_told_to_go_on(api: Api) -> None:
     assert rest == b""
 
 
-@pytest.mark.parametrize(("method", "target"), [*TAKING, ("PUT", "/v2/queues/bad@name")])
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("PUT", "/v2/queues/q"),
+        ("POST", "/v2/queues/q/messages"),
+        ("PUT", "/v2/queues/bad@name"),
+        ("POST", "/nosuchpath"),
+    ],
+)
 def test_a_client_that_asks_first_is_refused_before_it_sends(
     method: str, target: str, api: Api
 ) -> None:
     fields = [(b"Content-Length", b"%d" % (10 * GIB)), (b"Expect", b"100-continue")]
-    exchange = converse(api.server, request(api, method, target, *fields), finals=1)
+    exchange = converse(api.server, request(api, method, target, *fields), patience_s=0.5, finals=1)
     assert exchange.interim == []
-    assert exchange.statuses == [400]
+    no_success(exchange)
+    assert exchange.answers
 
 
 @pytest.mark.parametrize("value", [b"200-ok", b"100-continue, x", b"\xff", b"x" * 1000])
@@ -329,7 +338,7 @@ def test_an_expectation_that_makes_no_sense_does_no_harm(value: bytes, api: Api)
 )
 def test_a_head_without_end_is_cut_off_at_the_limit(start: bytes, piece: bytes, api: Api) -> None:
     with growth_watched(api.server) as growth:
-        exchange = converse(api.server, forever(start, piece))
+        exchange = converse(api.server, forever(start, piece), patience_s=1.5)
     assert growth.peak_bytes < GROWTH_MAX, f"{exchange.sent_bytes / MIB:.0f} MiB sent"
     cut_off(exchange)
     assert exchange.sent_bytes < SWALLOWED_MAX
@@ -434,7 +443,7 @@ def test_a_url_of_just_the_limit_is_understood(api: Api) -> None:
 )
 @pytest.mark.parametrize("method", [b"GET", b"PUT"], ids=["GET", "PUT"])
 def test_a_strange_target_does_no_harm(method: bytes, target: bytes, api: Api) -> None:
-    exchange = converse(api.server, head(method, target, fields_of(api)), patience_s=1, finals=1)
+    exchange = converse(api.server, head(method, target, fields_of(api)), patience_s=0.5, finals=1)
     assert len(exchange.answers) <= 1
     assert exchange.answers or exchange.closed
     for answer in exchange.answers:
@@ -475,7 +484,7 @@ def test_a_strange_target_does_no_harm(method: bytes, target: bytes, api: Api) -
 def test_a_strange_header_does_no_harm(name: bytes, value: bytes, api: Api) -> None:
     own = [(n, v) for n, v in fields_of(api) if n.lower() != name.lower()]
     exchange = converse(
-        api.server, head(b"GET", b"/v2/queues", [*own, (name, value)]), patience_s=1, finals=1
+        api.server, head(b"GET", b"/v2/queues", [*own, (name, value)]), patience_s=0.5, finals=1
     )
     assert exchange.answers or exchange.closed
     for answer in exchange.answers:
@@ -488,7 +497,7 @@ def test_a_strange_header_does_no_harm(name: bytes, value: bytes, api: Api) -> N
 )
 def test_a_header_name_that_is_none_is_refused(name: bytes, api: Api) -> None:
     data = head(b"PUT", b"/v2/queues/q", [*fields_of(api), (name, b"1")])
-    cut_off(converse(api.server, data, patience_s=1))
+    cut_off(converse(api.server, data, patience_s=0.5))
     assert api.names() == []
 
 
@@ -527,7 +536,9 @@ def test_a_header_name_that_is_none_is_refused(name: bytes, api: Api) -> None:
 )
 def test_a_strange_request_line_does_no_harm(line: bytes, api: Api) -> None:
     fields = [b": ".join(field) for field in fields_of(api)]
-    exchange = converse(api.server, b"\r\n".join([line, *fields, b"", b""]), patience_s=1, finals=1)
+    exchange = converse(
+        api.server, b"\r\n".join([line, *fields, b"", b""]), patience_s=0.5, finals=1
+    )
     assert exchange.answers or exchange.closed, "neither answered nor closed"
     for answer in exchange.answers:
         assert answer.status < 500 or answer.status in {501, 505}, (answer.status, answer.body)
@@ -537,7 +548,7 @@ def test_a_strange_request_line_does_no_harm(line: bytes, api: Api) -> None:
 
 def test_a_method_is_not_echoed_back(api: Api) -> None:
     data = head(b"TRACE", b"/v2/queues", [*fields_of(api), (b"X-Auth-Token", b"tr4ced")])
-    assert b"tr4ced" not in converse(api.server, data, patience_s=1, finals=1).received
+    assert b"tr4ced" not in converse(api.server, data, patience_s=0.5, finals=1).received
 
 
 # -- lines that end in the wrong way, and folded ones ----------------------------------------------
@@ -549,7 +560,7 @@ def test_a_method_is_not_echoed_back(api: Api) -> None:
 def test_lines_that_end_in_the_wrong_way_hide_no_request(end: bytes, api: Api) -> None:
     hidden = request(api, "PUT", "/v2/queues/hidden")
     fields = [*fields_of(api), (b"X-A", b"b" + end + end + hidden)]
-    exchange = converse(api.server, head(b"GET", b"/v2/ping", fields), patience_s=1)
+    exchange = converse(api.server, head(b"GET", b"/v2/ping", fields), patience_s=0.5)
     assert len(exchange.answers) <= 2
     assert "hidden" not in api.names()
 
@@ -558,7 +569,7 @@ def test_a_bare_line_feed_hides_no_header(api: Api) -> None:
     victim = api.stranger()
     hidden = b"b\nX-Project-ID: " + victim.project.encode()
     data = head(b"PUT", b"/v2/queues/q", [*fields_of(api), (b"X-A", hidden)])
-    converse(api.server, data, patience_s=1, finals=1)
+    converse(api.server, data, patience_s=0.5, finals=1)
     assert victim.names() == []
 
 
@@ -567,13 +578,13 @@ def test_a_folded_line_is_never_a_header_of_its_own(fold: bytes, api: Api) -> No
     victim = api.stranger()
     hidden = b"b" + fold + b"X-Project-ID: " + victim.project.encode()
     data = head(b"PUT", b"/v2/queues/q", [*fields_of(api), (b"X-A", hidden)])
-    exchange = converse(api.server, data, patience_s=1, finals=1)
+    exchange = converse(api.server, data, patience_s=0.5, finals=1)
     assert victim.names() == []
     assert exchange.statuses in ([201], [400], [])
     for name in (b"Content-Length", b"Transfer-Encoding"):
         folded = [*fields_of(api), (name, fold.strip(b" \t") + fold + b"34")]
         data = head(b"POST", b"/v2/queues/p/messages", folded) + DOCUMENT
-        exchange = converse(api.server, data, patience_s=1)
+        exchange = converse(api.server, data, patience_s=0.5)
         assert len(exchange.answers) <= 2
         assert api.listed("p") in ([], ["hidden"])
 
@@ -610,14 +621,17 @@ AMBIGUOUS: dict[str, list[tuple[bytes, bytes]]] = {
     ],
     "chunks twice": [(b"Transfer-Encoding", b"chunked, chunked")],
     "chunks in two headers": [CHUNKED, (b"Transfer-Encoding", b"identity")],
-    "chunks in two headers, the other way": [(b"Transfer-Encoding", b"identity"), CHUNKED],
+    "chunks in two headers, and a length": [
+        (b"Transfer-Encoding", b"identity"),
+        CHUNKED,
+        (b"Content-Length", b"5"),
+    ],
     "identity": [(b"Transfer-Encoding", b"identity"), (b"Content-Length", b"5")],
     "chunks in quotes": [(b"Transfer-Encoding", b'"chunked"'), (b"Content-Length", b"5")],
     "chunks behind a tab": [(b"Transfer-Encoding", b"\x0bchunked"), (b"Content-Length", b"5")],
     "chunks with a parameter": [(b"Transfer-Encoding", b"chunked;q=1"), (b"Content-Length", b"5")],
     "chunks in capitals": [(b"Transfer-Encoding", b"CHUNKED"), (b"Content-Length", b"5")],
     "chunks and a NUL": [(b"Transfer-Encoding", b"chunked\x00"), (b"Content-Length", b"5")],
-    "an underscore": [(b"Transfer_Encoding", b"chunked"), (b"Content-Length", b"5")],
 }
 
 
@@ -637,14 +651,20 @@ def test_a_request_with_two_ends_never_hides_another(fields: Fields, api: Api) -
         inner,
         b"%x\r\n" % len(inner) + inner + b"\r\n0\r\n\r\n",
     ):
-        exchange = converse(api.server, whole + body, patience_s=0.3)
-        clear = fields[0][0] == b"Transfer_Encoding" and body.startswith(b"{ }  ")
-        if not clear:  # with one end only, what follows is a request like any other
-            assert "hidden" not in api.names(), exchange.statuses
+        exchange = converse(api.server, whole + body, patience_s=0.1, finals=2)
+        assert "hidden" not in api.names(), exchange.statuses
         for answer in exchange.answers:
             assert answer.status < 500 or answer.status == 501, answer.body
         api.drop("q")
         api.drop("hidden")
+
+
+def test_a_name_with_an_underscore_is_another_name(api: Api) -> None:
+    victim = api.stranger()
+    fields = [(b"X_Project_ID", victim.project.encode()), (b"Transfer_Encoding", b"chunked")]
+    exchange = converse(api.server, post(api, DOCUMENT, *fields), finals=1)
+    assert victim.names() == []
+    assert api.listed("q") == (["hidden"] if exchange.statuses == [201] else [])
 
 
 @pytest.mark.parametrize(
@@ -675,7 +695,7 @@ def test_a_request_with_two_ends_never_hides_another(fields: Fields, api: Api) -
 )
 def test_chunks_that_are_out_of_order_hide_no_request(body: bytes, api: Api) -> None:
     whole = request(api, "PUT", "/v2/queues/q", CHUNKED)
-    exchange = converse(api.server, whole + body + hidden_request(api), patience_s=0.3)
+    exchange = converse(api.server, whole + body + hidden_request(api), patience_s=0.1, finals=2)
     assert "hidden" not in api.names(), exchange.statuses
     for answer in exchange.answers:
         assert answer.status < 500, answer.body
@@ -726,7 +746,8 @@ def test_a_body_that_nobody_reads_does_not_run_into_the_next_request(
 )
 def test_garbage_behind_a_request_is_not_answered_in_its_place(garbage: bytes, api: Api) -> None:
     """The first answer is the first request's: a 400 says that it had no effect."""
-    exchange = converse(api.server, post(api, DOCUMENT) + garbage, patience_s=1)
+    exchange = converse(api.server, post(api, DOCUMENT) + garbage, patience_s=0.5)
+    assert all(answer.status < 500 or answer.status == 505 for answer in exchange.answers)
     if exchange.statuses[:1] == [201]:
         assert api.listed("q") == ["hidden"]
         assert len(exchange.answers) <= 2
@@ -746,7 +767,7 @@ def test_a_head_over_the_limit_is_not_answered_in_place_of_the_request_before_it
         time.sleep(0.2)
         api.post_bodies("q", "wanted")
 
-    exchange = converse(api.server, sent(), patience_s=1)
+    exchange = converse(api.server, sent(), patience_s=0.5)
     if exchange.statuses[:1] != [201]:
         assert api.stats("q")["claimed"] == 0, f"answered {exchange.statuses}, but claimed"
 
@@ -759,7 +780,7 @@ def test_requests_sent_at_once_without_end_do_not_pile_up(
     server = private_server()
     api = server.api()
     data = head(b"GET", b"/livez") * 5_000
-    converse(server, data[: len(data) // 5], patience_s=1)  # arenas and caches are there now
+    converse(server, data[: len(data) // 5], patience_s=0.5)  # arenas and caches are there now
     with growth_watched(server) as growth, connect(server) as connection:
         connection.setblocking(False)
         deadline, sent_bytes = time.monotonic() + 2.5, 0
@@ -784,7 +805,7 @@ def test_requests_sent_at_once_without_end_do_not_pile_up(
 def test_an_upgrade_that_is_not_offered_is_passed_over(protocol: bytes, api: Api) -> None:
     fields = [(b"Connection", b"Upgrade"), (b"Upgrade", protocol)]
     data = post(api, DOCUMENT, *fields) + request(api, "GET", "/v2/ping")
-    exchange = converse(api.server, data, patience_s=1, finals=2)
+    exchange = converse(api.server, data, patience_s=0.5, finals=2)
     assert exchange.statuses[:1] in ([201], [400], [501])
     # The next request is answered, or the connection closed: its client must not wait in vain.
     assert exchange.statuses[1:] == [204] or exchange.closed
@@ -792,7 +813,7 @@ def test_an_upgrade_that_is_not_offered_is_passed_over(protocol: bytes, api: Api
 
 def test_bytes_after_a_refusal_are_not_served(api: Api) -> None:
     data = b"\x00\r\n\r\n" + post(api, DOCUMENT) * 10
-    cut_off(converse(api.server, data, patience_s=1))
+    cut_off(converse(api.server, data, patience_s=0.5))
     assert api.listed("q") == []
 
 

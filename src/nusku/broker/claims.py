@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nusku.broker import codec, ids
+from nusku.broker import codec, ids, rules
 from nusku.broker.operation import operation
 from nusku.broker.queues import Queue, Queues
 from nusku.broker.view import View
@@ -53,11 +53,18 @@ class Claims:
         self._releases: set[asyncio.Future[None]] = set()
 
     def _seconds(self, terms: ClaimTerms) -> tuple[int, int]:
-        settings = self._settings
-        return (
-            settings.default_claim_ttl if terms.ttl_s is None else terms.ttl_s,
-            settings.default_claim_grace if terms.grace_s is None else terms.grace_s,
-        )
+        limits, (ttl_s, grace_s) = self._settings, terms
+        if ttl_s is None:
+            ttl_s = limits.default_claim_ttl
+        else:
+            rules.in_range("ttl", ttl_s, limits.min_claim_ttl, limits.max_claim_ttl, " seconds")
+        if grace_s is None:
+            grace_s = limits.default_claim_grace
+        else:
+            rules.in_range(
+                "grace", grace_s, limits.min_claim_grace, limits.max_claim_grace, " seconds"
+            )
+        return ttl_s, grace_s
 
     @operation("claims:create")
     async def create(

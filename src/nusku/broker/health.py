@@ -36,16 +36,19 @@ class Health:
 
     @operation("health:get")
     async def report(self, ctx: Context) -> dict[str, Any]:
-        """Contract http-v2.md section 11. An operation that fails is part of the report."""
+        """By store, contract http-v2.md section 11. An operation that fails is part of it."""
         status = await self._probe()
         volume = await self._store.messages.volume()
         return {
-            "storage_reachable": True,
-            "operation_status": status,
-            "message_volume": {
-                "free": volume.free + volume.delayed,
-                "claimed": volume.held,
-                "total": volume.total,
+            "catalog_reachable": True,
+            "default": {
+                "storage_reachable": True,
+                "operation_status": status,
+                "message_volume": {
+                    "free": volume.free + volume.delayed,
+                    "claimed": volume.held,
+                    "total": volume.total,
+                },
             },
         }
 

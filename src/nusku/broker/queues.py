@@ -1,5 +1,6 @@
 """Queues and topics: a name, free-form metadata, and the options among it."""
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -67,6 +68,7 @@ class Queues:
         self._rng = rng
         # One process owns the embedded store, so what was read stays true until changed here.
         self._cache: dict[QueueKey, Queue] = {}
+        self._patching = asyncio.Lock()
         shown = {
             "_max_messages_post_size": settings.max_messages_post_size,
             "_default_message_ttl": settings.default_message_ttl,
@@ -175,6 +177,10 @@ class Queues:
 
         Raises NotFound, Conflict (a key that is not there), InvalidBody.
         """
+        async with self._patching:  # one after the other here; other nodes are told by versions
+            return await self._update(key, changes)
+
+    async def _update(self, key: QueueKey, changes: Sequence[Change]) -> dict[str, Any]:
         for _ in range(ATTEMPTS):
             record = await self._records.get(*key)
             if record is None:

@@ -145,6 +145,8 @@ class Pipeline:
         req.id = f"req-{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"
         resp.set_header("X-Openstack-Request-Id", req.id)
         scope = req.scope
+        if req.path.startswith("//"):
+            raise falcon.HTTPNotFound  # the router would overlook the empty segment
         if len(scope["headers"]) > self._headers_max:
             raise Invalid(f"At most {self._headers_max} headers can be sent.")
         if len(scope["raw_path"]) + len(scope["query_string"]) > self._url_max:

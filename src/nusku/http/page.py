@@ -145,7 +145,7 @@ class _Page:
         need = "required" if body.get("required") else "optional"
         return (
             f"<h4>Body <small>{need}, {escape(media_type)}</small></h4>"
-            f"{markdown(body.get('description', ''))}{self._shape(content['schema'])}"
+            f"{markdown(body.get('description', ''))}{self._shape(content['schema'], deep=True)}"
         )
 
     def _curl(self, each: _Operation) -> str:
@@ -220,26 +220,28 @@ class _Page:
         )
         return f'<section id="schemas"><h2>Schemas</h2>{parts}</section>'
 
-    def _shape(self, node: Node) -> str:
-        """The members of an object, or of the objects in an array; else one line."""
+    def _shape(self, node: Node, *, deep: bool = False) -> str:
+        """The members of an object, or of the objects in an array; else one line.
+
+        ``deep`` shows what is in arrays too, instead of leaving it to the schemas.
+        """
         node = self._resolve(node)
         if node.get("type") == "array" and "properties" in self._resolve(node["items"]):
             return f"<p>An array; each element is:</p>{self._shape(node['items'])}"
         if not node.get("properties"):
             return f"<p>{self._kind(node)}</p>"
         required = node.get("required", ())
-        rows = [
-            (
-                f"<code>{escape(name)}</code>"
-                f"{'<small>required</small>' if name in required else ''}",
-                self._kind(member),
-                markdown(self._resolve(member).get("description", ""))
-                + (self._shape(member) if "properties" in member else ""),
-            )
-            for name, member in node["properties"].items()
-        ]
-        more = "No other members." if node.get("additionalProperties") is False else ""
-        return _table(("Member", "Value", "Meaning"), rows) + (f"<p>{more}</p>" if more else "")
+        rows = []
+        for name, member in node["properties"].items():
+            inside = deep and "properties" in self._resolve(member.get("items", {}))
+            need = "<small>required</small>" if name in required else ""
+            meaning = markdown(self._resolve(member).get("description", ""))
+            if inside or "properties" in member:
+                meaning += self._shape(member)
+            rows.append((f"<code>{escape(name)}</code>{need}", self._kind(member), meaning))
+        table = _table(("Member", "Value", "Meaning"), rows)
+        closed = node.get("additionalProperties") is False
+        return f"{table}<p>No other members.</p>" if closed else table
 
     def _kind(self, node: Node) -> str:
         """What a value may be, on one line."""
@@ -258,7 +260,7 @@ class _Page:
         types = node.get("type", "any")
         words = " or ".join([types] if isinstance(types, str) else types)
         if words == "array":
-            return f"array{_limits(node)} of {self._kind(node['items'])}"
+            return f"array of {self._kind(node['items'])}{_limits(node)}"
         return escape(words) + _limits(node)
 
 

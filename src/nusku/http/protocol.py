@@ -64,11 +64,17 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
             self.head_due = self.loop.time() + header_timeout
 
         def data_received(self, data: bytes) -> None:
-            if self.head_due is not _IDLE:
+            if self.body_due is _IDLE:
                 self.head_bytes += len(data)
+                if self.head_bytes > head_max and self.head_too_large(data):
+                    self.refuse(f"The request line and headers are limited to {head_max} bytes.")
+                    return
             super().data_received(data)
-            if self.head_due is not _IDLE and self.head_bytes > head_max:
-                self.refuse(f"The request line and headers are limited to {head_max} bytes.")
+
+        def head_too_large(self, data: bytes) -> bool:
+            """What came may hold a body, too, or further requests: look where the head ends."""
+            end = data.find(b"\r\n\r\n")
+            return end < 0 or self.head_bytes - len(data) + end > head_max
 
         def on_message_begin(self) -> None:
             super().on_message_begin()

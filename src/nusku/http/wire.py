@@ -43,8 +43,8 @@ class _PoppedWithChecksum(_Popped, gc=False):
 
 class _NewMessage(msgspec.Struct, gc=False):
     body: msgspec.Raw
-    ttl: int | msgspec.UnsetType = msgspec.UNSET
-    delay: int | msgspec.UnsetType = msgspec.UNSET
+    ttl: int | bool | msgspec.UnsetType = msgspec.UNSET
+    delay: int | bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Post(msgspec.Struct, gc=False):
@@ -52,8 +52,8 @@ class _Post(msgspec.Struct, gc=False):
 
 
 class _Claim(msgspec.Struct, gc=False):
-    ttl: int | None = None
-    grace: int | None = None
+    ttl: int | bool | None = None
+    grace: int | bool | None = None
     limit: Any = None
 
 
@@ -123,8 +123,8 @@ class Json:
         return [
             NewMessage(
                 bytes(m.body),
-                None if m.ttl is unset else m.ttl,
-                None if m.delay is unset else m.delay,
+                None if m.ttl is unset else int(m.ttl),
+                None if m.delay is unset else int(m.delay),
             )
             for m in new
         ]
@@ -140,7 +140,7 @@ class Json:
         except msgspec.ValidationError as error:
             raise InvalidBody(_told(error)) from None
         limit = claim.limit if type(claim.limit) is int else None
-        return ClaimTerms(claim.ttl, claim.grace), limit
+        return ClaimTerms(_whole(claim.ttl), _whole(claim.grace)), limit
 
     def changes(self, data: bytes | None) -> list[Change]:
         """A metadata patch (contract http-v2.md section 3.5)."""
@@ -161,6 +161,11 @@ class Json:
         if not isinstance(types, list) or any(t not in known for t in types):
             raise Invalid("resource_types must be an array of 'messages' and 'subscriptions'.")
         return types
+
+
+def _whole(value: int | bool | None) -> int | None:
+    """True counts as 1, as it always did on this wire."""
+    return None if value is None else int(value)
 
 
 _OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)

@@ -233,7 +233,8 @@ def _refused(classes: Iterable[type[NuskuError]]) -> Node:
 
 def _refusal(classes: Sequence[type[NuskuError]]) -> Node:
     """One status with everything that it can mean: titles and meanings come from the errors."""
-    lines = [f"- `{cls.title}`: {' '.join((cls.__doc__ or '').split())}" for cls in classes]
+    meanings = [" ".join((cls.__doc__ or "").split()).replace("``", "`") for cls in classes]
+    lines = [f"- `{cls.title}`: {text}" for cls, text in zip(classes, meanings, strict=True)]
     of: Node = {
         **schema("Error"),
         "properties": {"title": {"enum": list(dict.fromkeys(cls.title for cls in classes))}},

@@ -172,7 +172,9 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     if path.stat().st_size <= CHECKED_BYTES_MAX:
         (first,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if first != "ok":
-            raise StoreRefused(f"store {path} is damaged ({' '.join(first.split())}); restore a backup")
+            raise StoreRefused(
+                f"store {path} is damaged ({' '.join(first.split())}); restore a backup"
+            )
 
 
 def _meta(db: sqlite3.Connection, name: str) -> Any:
