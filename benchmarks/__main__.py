@@ -1,6 +1,7 @@
 """`python -m benchmarks`: run the scenarios, print the figures and the table of goals."""
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -135,10 +136,14 @@ async def _run(options: argparse.Namespace, sizes: Sizes, directory: Path) -> li
 async def _one(rig: Rig, name: str, scenario: Scenario) -> Result:
     """One scenario; whatever it found wrong becomes an error of its result."""
     rig.errors = []
+    gc.collect()
+    gc.freeze()  # what is here now need not be looked at again between the runs
     try:
         result = await scenario(rig)
     except (WrongAnswerError, msgspec.MsgspecError, OSError, TimeoutError) as error:
         result = Result(name, errors=[str(error) or type(error).__name__])
+    finally:
+        gc.unfreeze()
     result.errors += rig.errors
     return result
 

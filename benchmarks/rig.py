@@ -42,8 +42,8 @@ class Sizes:
     stored: int
 
 
-FULL = Sizes(4.0, (100_000, 1_000_000), 2_000, 1_000, 1_000, 5.0, 1_000_000)
-QUICK = Sizes(0.8, (2_000, 20_000), 300, 100, 200, 1.0, 20_000)
+FULL = Sizes(4.0, (100_000, 1_000_000), 800, 1_000, 1_000, 5.0, 1_000_000)
+QUICK = Sizes(0.8, (2_000, 20_000), 100, 100, 200, 1.0, 20_000)
 
 
 class Rig:
@@ -59,7 +59,7 @@ class Rig:
     ):
         self.sizes = sizes
         self.errors: list[str] = []
-        """Wrong answers since the scenario began."""
+        """Wrong answers beyond the one that ended the scenario."""
         self.server: Server | None = None
         self.connections: list[Connection] = []
         self._full: WorkQueue | None = None
@@ -127,15 +127,14 @@ class Rig:
                 yield from queue.post(batch)
 
         await self.drive(filler, connections=self.connections[:1])
-        if self.errors:
-            raise WrongAnswerError("filling failed")
 
     async def full_queue(self) -> WorkQueue:
         """The queue with `sizes.stored` messages, filled at the first call; its users keep its size."""
         if self._full is None:
-            self._full = await self.new_queue(LONG_TTL_S)
-            await self.fill(self._full, self.sizes.stored)
-            await self.check_counts(self._full, claimed=0)
+            queue = await self.new_queue(LONG_TTL_S)
+            await self.fill(queue, self.sizes.stored)
+            await self.check_counts(queue, claimed=0)
+            self._full = queue
         return self._full
 
     async def check_counts(self, queue: WorkQueue, *, claimed: int) -> None:
@@ -155,11 +154,13 @@ class Rig:
         seconds: float | None = None,
         connections: list[Connection] | None = None,
     ) -> Run:
-        """A run on all connections (or on these), its wrong answers collected."""
+        """A run on all connections (or on these); raises the first of its wrong answers."""
         run = await drive(
             self.connections if connections is None else connections, make_script, seconds
         )
-        self.errors += run.errors
+        if run.errors:
+            self.errors += run.errors[1:]
+            raise WrongAnswerError(run.errors[0])
         return run
 
     async def ping_rate(self) -> float:
@@ -193,7 +194,7 @@ class Rig:
             pings.append(await self.ping_rate())
             ratios.append(part.requests / part.duration_s / statistics.mean(pings[-2:]))
             if part.duration_s < seconds / SLICES * 0.9:
-                break  # it ran out of messages, or into an error
+                break  # it ran out of messages
         return self.row(name, run, cpu_s, pings, ratios), run
 
     def row(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import uuid
 from typing import Any
 from urllib.error import HTTPError
@@ -20,12 +21,13 @@ class Client:
             "Content-Type": "application/json",
         }
 
-    def send(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def send(
+        self, method: str, path: str, body: Any = None, accept: tuple[int, ...] = ()
+    ) -> tuple[int, Any]:
         """Send a request; return the status and the answer (None where there is none).
 
-        404 is returned like a success: it says that something is over, which is for the caller to
-        judge. Other errors are raised as HTTPError. A write that got a 503 or no answer at all may
-        have happened, so nothing is sent a second time here.
+        Errors end the program, but for those in `accept`, which the caller knows how to take. A
+        write that got a 503 or no answer at all may have happened: nothing is sent again here.
         """
         data = None if body is None else json.dumps(body).encode()
         request = Request(SERVER + path, data, self._headers, method=method)
@@ -34,6 +36,7 @@ class Client:
                 text = answer.read()
                 return answer.status, json.loads(text) if text else None
         except HTTPError as error:
-            if error.code != 404:
-                raise
-            return error.code, json.load(error)
+            problem = json.load(error)
+            if error.code not in accept:
+                sys.exit(f"{method} {path}: {problem['title']}. {problem.get('description', '')}")
+            return error.code, problem

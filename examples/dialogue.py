@@ -1,4 +1,4 @@
-"""Point to point: a client and an agent talk over one queue, in both directions.
+"""Point to point: an asker and a calculator talk over one queue, in both directions.
 
     python3 examples/dialogue.py
 
@@ -37,8 +37,8 @@ class Party:
                 yield message
 
 
-def agent(queue: str) -> None:
-    """Carry out commands until told to stop."""
+def calculator(queue: str) -> None:
+    """Do sums until told to stop."""
     party = Party(queue)
     for message in party.hear():
         command = message["body"]
@@ -48,8 +48,8 @@ def agent(queue: str) -> None:
         party.say({"reply_to": message["id"], "result": result})
 
 
-def client(queue: str) -> None:
-    """Give commands, and wait for the reply to each."""
+def asker(queue: str) -> None:
+    """Give sums to do, and wait for the reply to each."""
     party = Party(queue)
     replies = party.hear()
     for numbers in ([1, 2], [3, 4, 5], [6]):
@@ -62,9 +62,9 @@ def client(queue: str) -> None:
 def main() -> None:
     """Run both parties."""
     queue = f"/v2/queues/line-{uuid.uuid4().hex[:8]}"
-    other = Thread(target=agent, args=(queue,))
+    other = Thread(target=calculator, args=(queue,))
     other.start()
-    client(queue)
+    asker(queue)
     other.join()
     Client().send("DELETE", queue)
 

@@ -9,6 +9,7 @@ worker died at the last moment may be done twice.
 
 import argparse
 import os
+import sys
 import uuid
 from multiprocessing import Process
 
@@ -34,8 +35,8 @@ def work(queue: str, name: str, ttl: int, fatal_job: int | None = None) -> None:
             continue
         for message in claimed["messages"]:
             # Each job gets the whole ttl. One that may take longer renews while it runs.
-            claim_id = message["href"].rpartition("=")[2]
-            status, _ = me.send("PATCH", f"{queue}/claims/{claim_id}", {"ttl": ttl})
+            claim = f"{queue}/claims/{message['href'].rpartition('=')[2]}"
+            status, _ = me.send("PATCH", claim, {"ttl": ttl}, accept=(404,))
             if status == 404:
                 break  # too late: somebody else may have these jobs by now
             job = message["body"]["job"]
@@ -43,8 +44,8 @@ def work(queue: str, name: str, ttl: int, fatal_job: int | None = None) -> None:
                 print(f"{name}: died over job {job}", flush=True)
                 os._exit(1)  # as in a power cut: nothing is released or tidied up
             print(f"{name}: did job {job}", flush=True)
-            # The href names the claim, so this is refused if the claim is over.
-            me.send("DELETE", message["href"])
+            # The href names the claim. Is that over, then the job is somebody else's, and stays.
+            me.send("DELETE", message["href"], accept=(400, 403))
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def main() -> None:
     for worker in others:
         worker.join()
     Client().send("DELETE", queue)
-    print("all jobs are done")
+    sys.exit("a worker failed" if any(w.exitcode for w in others) else None)
 
 
 if __name__ == "__main__":

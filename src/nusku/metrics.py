@@ -89,7 +89,7 @@ class Metrics(Collector):
         yield durations
         messages = CounterMetricFamily(
             "nusku_messages",
-            "Messages by what happened to them: posted, claimed, deleted, popped, dead-lettered, expired.",
+            "Messages by what happened to them: posted, claimed, deleted, popped, dead_lettered, expired.",
             labels=["event"],
         )
         for event, n in self.messages.items():

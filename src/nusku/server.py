@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import random
 import signal
 import socket
@@ -17,7 +18,7 @@ import nusku
 from nusku import http
 from nusku.broker import Broker
 from nusku.clock import steady_clock
-from nusku.config import Settings
+from nusku.config import Settings, masked
 from nusku.errors import StoreRefused
 from nusku.logs import RequestLog, configure
 from nusku.metrics import Metrics
@@ -37,6 +38,7 @@ def run(settings: Settings) -> int:
     0 after a clean stop, 1 when the store failed, 2 when the start was refused.
     """
     request_log = configure(settings.log_level, settings.log_format)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # we say ourselves that we start
     # The commit thread must not wait long for the loop's thread to let go of the interpreter.
     sys.setswitchinterval(0.0002)
     try:
@@ -87,6 +89,13 @@ async def _serve(settings: Settings, request_log: RequestLog) -> int:
     except StoreRefused as error:
         listener.close()
         return _refuse(str(error))
+    log.info(
+        "starting",
+        version=nusku.__version__,
+        store=masked(settings.store),
+        synchronous=settings.sqlite_synchronous,
+        auth=settings.auth,
+    )
     try:
         server = _build(settings, store, metrics, request_log)
         return await _run(server, store, listener)
@@ -147,7 +156,7 @@ async def _run(server: Server, store: Store, listener: socket.socket) -> int:
 
 
 async def _watch(store: Store, server: Server) -> None:
-    why = await store.failed
+    why = await asyncio.shield(store.failed)  # cancelling the watch must not look like a failure
     log.critical("the store failed; stopping, so that nothing is promised in vain", reason=why)
     server.stop(FAILED)
 

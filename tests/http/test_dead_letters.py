@@ -21,7 +21,7 @@ def claim_and_release(api: Api, times: int) -> None:
 
 def test_the_attempt_after_the_last_allowed_claim_moves_the_message(api: Api) -> None:
     arrange(api, count=2)
-    [message_id] = api.post_bodies("q", {"event": "x"}, ttl=300)
+    [message_id] = api.post_bodies("q", {"event": "x"}, ttl=1200)
     claim_and_release(api, 2)
     assert api.listed("q") == [{"event": "x"}]
     answer = api.claim("q")
@@ -32,7 +32,7 @@ def test_the_attempt_after_the_last_allowed_claim_moves_the_message(api: Api) ->
     [moved] = expect(api.list_messages("dead", "?echo=true"), 200)["messages"]
     assert set(moved) == {"id", "href", "ttl", "age", "body"}
     assert moved["body"] == {"event": "x"}
-    assert moved["ttl"] == 300
+    assert moved["ttl"] == 1200
     assert moved["id"] != message_id
     assert moved["href"] == api.path("dead", "messages", moved["id"])
     assert expect(api.get(moved["href"]), 200) == moved

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live import PATCH_TYPE, Api, expect
+from tests.live import PATCH_TYPE, QUEUES, Api, expect
 
 Cause = Callable[[Api], httpx.Response]
 
@@ -132,44 +132,36 @@ NASTY: list[Any] = [
 
 
 @pytest.mark.parametrize(
-    ("method", "rest", "content_type"),
+    ("method", "rest", "key"),
     [
-        ("PUT", "", "application/json"),
-        ("PATCH", "", PATCH_TYPE),
-        ("POST", "/messages", "application/json"),
-        ("POST", "/claims", "application/json"),
-        ("PATCH", "/claims/c", "application/json"),
-        ("POST", "/purge", "application/json"),
-    ],
-)
-@pytest.mark.parametrize(
-    "key",
-    [
-        "messages",
-        "ttl",
-        "grace",
-        "limit",
-        "resource_types",
-        "_max_messages_post_size",
-        "_default_message_ttl",
-        "_default_message_delay",
-        "_dead_letter_queue",
-        "_dead_letter_queue_messages_ttl",
-        "_max_claim_count",
-        "_enable_encrypt_messages",
-        "_flavor",
-        "_retry_policy",
+        *(("PUT", "", key) for key in QUEUES.defaults),
+        ("PUT", "", "_flavor"),
+        ("PUT", "", "_retry_policy"),
+        ("POST", "/messages", "messages"),
+        ("POST", "/claims", "ttl"),
+        ("POST", "/claims", "grace"),
+        ("POST", "/claims", "limit"),
+        ("PATCH", "/claims/c", "ttl"),
+        ("PATCH", "/claims/c", "grace"),
+        ("POST", "/purge", "resource_types"),
     ],
 )
 def test_no_value_of_any_field_ends_in_a_server_error(
-    key: str, method: str, rest: str, content_type: str, api: Api
+    method: str, rest: str, key: str, api: Api
 ) -> None:
     expect(api.create("q"), 201)
-    headers = {**api.headers, "Content-Type": content_type}
     for value in NASTY:
-        for document in ({key: value}, [{key: value}], value):
-            answer = api.request(method, api.path("q") + rest, headers=headers, json=document)
-            assert answer.status_code < 500, (document, answer.text)
+        answer = api.request(method, api.path("q") + rest, json={key: value})
+        assert answer.status_code < 500, (key, value, answer.text)
+
+
+@pytest.mark.parametrize("rest", ["", "/messages", "/claims", "/claims/c", "/purge"])
+def test_no_document_ends_in_a_server_error(rest: str, api: Api) -> None:
+    expect(api.create("q"), 201)
+    method = {"": "PUT", "/claims/c": "PATCH"}.get(rest, "POST")
+    for value in NASTY:
+        answer = api.request(method, api.path("q") + rest, json=value)
+        assert answer.status_code < 500, (value, answer.text)
 
 
 @pytest.mark.parametrize("member", ["op", "path", "value"])

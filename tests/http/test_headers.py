@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import uuid
 from collections.abc import Callable
@@ -59,22 +60,35 @@ def faulty(kind: Kind, faults: tuple[str, ...]) -> tuple[str, str, dict[str, str
     return method, f"/v2/{kind.noun}/{name}", headers
 
 
+def outcome(kind: Kind, faults: tuple[str, ...]) -> tuple[int, str | None] | None:
+    """Status and title that the first of these faults leads to; None without a fault."""
+    for stage, fault in zip(STAGES, faults, strict=True):
+        decided = stage[fault]
+        if decided is not None:
+            status, title = decided
+            return status, kind.bad_name_title if title == "identification" else title
+    return None
+
+
 @pytest.mark.parametrize("kind", [QUEUES, TOPICS], ids=lambda kind: kind.noun)
-@pytest.mark.parametrize("faults", COMBINATIONS, ids=lambda f: "+".join(filter(None, f)) or "none")
+@pytest.mark.parametrize("client", STAGES[2], ids=lambda fault: fault or "good-client")
+@pytest.mark.parametrize("project", STAGES[3], ids=lambda fault: fault or "good-project")
 def test_the_first_failing_check_decides_the_answer(
-    kind: Kind, faults: tuple[str, ...], api: Api
+    project: str, client: str, kind: Kind, api: Api
 ) -> None:
-    method, path, headers = faulty(kind, faults)
-    # The project's length is judged together with the name, so both wait for stages before them.
-    outcomes = [stage[fault] for stage, fault in zip(STAGES, faults, strict=True) if fault]
-    answer = api.request(method, path, headers=headers, content=b"{}" if method == "PUT" else b"")
-    if not outcomes:
-        assert answer.status_code in {201, 204}
-        return
-    first = outcomes[0]
-    assert first is not None
-    status, title = first
-    expect(answer, status, kind.bad_name_title if title == "identification" else title)
+    for faults in COMBINATIONS:
+        if faults[2:4] != (client, project):
+            continue
+        method, path, headers = faulty(kind, faults)
+        content = b"{}" if method == "PUT" else b""
+        answer = api.request(method, path, headers=headers, content=content)
+        decided = outcome(kind, faults)
+        if decided is None:
+            assert answer.status_code in {201, 204}
+        else:
+            status, title = decided
+            found = (answer.status_code, answer.json()["title"] if title else None)
+            assert found == (status, title), faults
 
 
 # -- content type and accept -----------------------------------------------------------------------
@@ -313,16 +327,15 @@ def test_an_empty_first_project_header_hides_the_others(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "project",
-    ["with blanks inside", "p" * 256, "a/b", "..", "%00", "*", "'; --", "ümläut".encode(), "{p}"],
+    ["with blanks inside", "p" * 256, "a/b", "..", "%00", "*", "'; --", "ümläut", "{p}"],
 )
-def test_a_project_may_be_called_anything(project: str | bytes, api: Api) -> None:
-    text = project.decode("latin-1") if isinstance(project, bytes) else project
-    headers = httpx.Headers({"Client-ID": api.client_id, "X-Project-ID": text}, encoding="latin-1")
+def test_a_project_may_be_called_anything(project: str, api: Api) -> None:
+    headers = {"Client-ID": api.client_id, "X-Project-ID": project}
     queue = f"q-{uuid.uuid4().hex}"
-    expect(api.request("PUT", f"/v2/queues/{queue}", headers=headers), 201)
-    expect(api.request("PUT", f"/v2/queues/{queue}", headers=headers), 204)
-    listed = expect(api.get(f"/v2/queues?name={queue}", headers=headers), 200)["queues"]
-    assert [entry["name"] for entry in listed] == [queue]
+    assert raw_exchange(api.server, "PUT", f"/v2/queues/{queue}", headers).status == 201
+    assert raw_exchange(api.server, "PUT", f"/v2/queues/{queue}", headers).status == 204
+    listing = raw_exchange(api.server, "GET", f"/v2/queues?name={queue}", headers)
+    assert [entry["name"] for entry in json.loads(listing.body)["queues"]] == [queue]
 
 
 @pytest.mark.parametrize("kind", [QUEUES, TOPICS], ids=lambda kind: kind.noun)

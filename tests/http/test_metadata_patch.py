@@ -235,9 +235,9 @@ BAD_PATHS: list[Any] = [
 
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=str)
-@pytest.mark.parametrize("op", ["add", "replace", "remove"])
-def test_a_bad_path_is_refused(op: str, path: Any, red: Api) -> None:
-    expect(red.patch("q", [{"op": op, "path": path, "value": 1}]), 400, REFUSED)
+def test_a_bad_path_is_refused(path: Any, red: Api) -> None:
+    for op in ("add", "replace", "remove"):
+        expect(red.patch("q", [{"op": op, "path": path, "value": 1}]), 400, REFUSED)
     assert stored(red) == {"colour": "red"}
 
 

@@ -9,7 +9,12 @@ import pytest
 from tests.live import QUEUES, TOPICS, Api, Kind, LiveServer
 
 
-@pytest.fixture(params=[QUEUES, TOPICS], ids=lambda kind: kind.noun)
+@pytest.fixture(
+    params=[
+        pytest.param(QUEUES, id="queues"),
+        pytest.param(TOPICS, id="topics", marks=pytest.mark.slow),
+    ]
+)
 def either(request: pytest.FixtureRequest, api: Api) -> Api:
     """A client that speaks of queues, then one that speaks of topics."""
     kind: Kind = request.param

@@ -748,6 +748,7 @@ def test_garbage_behind_a_request_is_not_answered_in_its_place(garbage: bytes, a
     """The first answer is the first request's: a 400 says that it had no effect."""
     exchange = converse(api.server, post(api, DOCUMENT) + garbage, patience_s=0.5)
     assert all(answer.status < 500 or answer.status == 505 for answer in exchange.answers)
+    time.sleep(0.2)  # whatever was begun has been done by then
     if exchange.statuses[:1] == [201]:
         assert api.listed("q") == ["hidden"]
         assert len(exchange.answers) <= 2
@@ -806,7 +807,9 @@ def test_an_upgrade_that_is_not_offered_is_passed_over(protocol: bytes, api: Api
     fields = [(b"Connection", b"Upgrade"), (b"Upgrade", protocol)]
     data = post(api, DOCUMENT, *fields) + request(api, "GET", "/v2/ping")
     exchange = converse(api.server, data, patience_s=0.5, finals=2)
-    assert exchange.statuses[:1] in ([201], [400], [501])
+    # Ignored, as HTTP has it: some clients offer h2c with every first request.
+    assert exchange.statuses[:1] == [201]
+    assert api.listed("q") == ["hidden"]
     # The next request is answered, or the connection closed: its client must not wait in vain.
     assert exchange.statuses[1:] == [204] or exchange.closed
 

@@ -3,6 +3,9 @@
 import asyncio
 import random
 
+from structlog.testing import capture_logs
+
+from nusku.errors import Unavailable
 from nusku.model import Draft, QueueRef
 from nusku.storage import Removal, Removed, Stale
 from tests.storage.harness import House, bodies, positions
@@ -112,6 +115,43 @@ async def test_a_stale_write_among_others_fails_alone(house: House) -> None:
     )
     assert [isinstance(answer, Stale) for answer in answers] == [n % 3 == 0 for n in range(30)]
     assert await house.free(good) == [str(n) for n in range(30) if n % 3]
+
+
+async def test_an_operation_that_cannot_be_done_fails_alone_and_leaves_no_trace(
+    house: House,
+) -> None:
+    ref, other = await house.queue("a"), await house.queue("b")
+    await house.fill(ref, 20)
+    await house.hold(ref, 10)
+    unspeakable = "\ud800"  # half of a surrogate pair: no store can encode it
+
+    async def attempt(n: int) -> object:
+        match n % 4:
+            case 0:
+                drafts = [Draft(b"a", 600), Draft(b"b", 600, client=unspeakable)]
+                return await house.messages.add([(other, [Draft(b"c", 600)]), (ref, drafts)])
+            case 1:
+                return await house.post(ref, str(n))
+            case 2:
+                return await house.messages.claim(ref, 1, 60, 60)
+            case _:
+                return await house.messages.pop(ref, 1)
+
+    with capture_logs() as logs:
+        answers = await asyncio.gather(*(attempt(n) for n in range(40)), return_exceptions=True)
+    assert len(logs) == 10
+    failed = [n for n, answer in enumerate(answers) if isinstance(answer, BaseException)]
+    assert failed == list(range(0, 40, 4))
+    assert all(isinstance(answers[n], Unavailable) for n in failed)
+    assert await house.numbers(ref) == (20 - 10 + 10 - 10 - 10, 10 + 10, 0)
+    assert not await house.all(other)
+    everything = positions(await house.all(ref))
+    assert everything == sorted(set(everything))
+    await house.reopen()
+    assert positions(await house.all(ref)) == everything
+    assert await house.numbers(ref) == (0, 20, 0)
+    [position] = await house.post(ref, "after")
+    assert position > everything[-1]
 
 
 async def test_a_caller_that_goes_away_disturbs_no_other(house: House) -> None:

@@ -114,6 +114,21 @@ async def test_a_lapsed_claim_no_longer_removes_what_it_held(house: House) -> No
     assert await house.numbers(ref) == (0, 1, 0)
 
 
+@pytest.mark.parametrize("removal", [Removal.UNCLAIMED, Removal.ANY])
+async def test_what_lapsed_came_due_or_expired_is_removed_without_a_look_before(
+    house: House, removal: Removal
+) -> None:
+    ref = await house.queue()
+    given = await house.post(ref, "held")
+    await house.hold(ref, ttl_s=60)
+    given += await house.post(ref, "delayed", delay_s=60)
+    given += await house.post(ref, "expired", ttl_s=60)
+    house.clock.turn(60)
+    assert await house.messages.remove(ref, given, removal) == [Removed.GONE] * 3
+    assert await house.numbers(ref) == (0, 0, 0)
+    assert not await house.all(ref)
+
+
 async def test_a_released_claim_no_longer_removes_what_it_held(house: House) -> None:
     ref = await house.queue()
     given = await house.post(ref, "a")

@@ -151,6 +151,25 @@ async def test_a_clock_that_starts_earlier_than_before_frees_no_claim(house: Hou
     assert (await house.messages.claim(ref, 1, 60, 60)).claim is None
 
 
+async def test_what_had_ended_does_not_come_back_when_the_clock_starts_earlier(
+    house: House,
+) -> None:
+    ref = await house.queue()
+    given = await house.post(ref, "held")
+    claim, _ = await house.hold(ref, ttl_s=60)
+    given += await house.post(ref, "expired", ttl_s=60)
+    house.clock.turn(60)
+    assert await house.numbers(ref) == (1, 0, 0)
+    await house.close()
+    house.clock.turn(-30)
+    await house.open()
+    assert await house.numbers(ref) == (1, 0, 0)
+    assert await house.messages.claimed(ref, claim) is None
+    answers = await house.messages.remove(ref, given[:1], Removal.HELD, [claim])
+    assert answers == [Removed.UNCLAIMED]
+    assert bodies(await house.all(ref)) == ["held"]
+
+
 async def test_a_closed_store_says_that_it_is_unavailable(house: House) -> None:
     ref = await house.queue()
     messages, records = house.messages, house.records

@@ -261,6 +261,20 @@ async def test_a_damaged_body_is_never_handed_out(house: House, path: Path) -> N
     assert bodies(await house.messages.page(ref, 0, 1)) == ["intact-before"]
 
 
+async def test_a_claim_that_meets_a_damaged_body_leaves_no_trace(house: House, path: Path) -> None:
+    ref = await house.queue()
+    await house.post(ref, "intact", ttl_s=60)
+    await house.post(ref, "needle-in-the-file")
+    await house.close()
+    path.write_bytes(path.read_bytes().replace(b"needle-in-the-file", b"needle-in-the-fils"))
+    await house.open()
+    with pytest.raises(Unavailable, match="damaged"):
+        await house.messages.claim(ref, 9, 600, 60)
+    assert bodies(await house.messages.page(ref, 0, 1)) == ["intact"]
+    house.clock.turn(60)
+    assert (await house.messages.volume())[:3] == (1, 0, 0)
+
+
 async def test_the_file_does_not_grow_when_messages_come_and_go(house: House, path: Path) -> None:
     ref = await house.queue()
     sizes = []

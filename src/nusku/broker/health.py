@@ -60,8 +60,8 @@ class Health:
         claims: list[str] = []
 
         async def create() -> None:
+            await messages.admit(ref)  # first: what follows is tried on a full disk, too
             await records.insert(Record(*key, b"{}"))
-            await messages.admit(ref)
 
         async def claim() -> None:
             claimed = await messages.claim(ref, 2, 60, 60)

@@ -243,6 +243,8 @@ def _answer(resp: Response, problem: NuskuError) -> None:
     resp.status = problem.status
     resp.data = wire.error(problem)
     resp.set_header("Vary", "Accept")
+    if problem.status == 503:
+        resp.set_header("Retry-After", "1")
 
 
 async def _refused(req: Request, resp: Response, problem: NuskuError, params: object) -> None:

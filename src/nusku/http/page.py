@@ -240,8 +240,12 @@ class _Page:
                 meaning += self._shape(member)
             rows.append((f"<code>{escape(name)}</code>{need}", self._kind(member), meaning))
         table = _table(("Member", "Value", "Meaning"), rows)
-        closed = node.get("additionalProperties") is False
-        return f"{table}<p>No other members.</p>" if closed else table
+        match node.get("additionalProperties"):
+            case False:
+                return f"{table}<p>No other members.</p>"
+            case dict(others):
+                return f"{table}<p>All other members: {self._kind(others)}.</p>"
+        return table
 
     def _kind(self, node: Node) -> str:
         """What a value may be, on one line."""
@@ -276,6 +280,8 @@ def _limits(node: Node) -> str:
         match ends:
             case [None, None]:
                 continue
+            case [1, None] if unit:
+                text += ", not empty"
             case [bottom, None]:
                 text += f", at least {bottom}{unit}"
             case [None, top]:

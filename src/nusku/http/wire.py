@@ -172,7 +172,12 @@ _OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 def _told(error: msgspec.ValidationError) -> str:
-    return f"The body is not of the right shape: {error}."
+    told = (
+        str(error)
+        .replace("`bool | int | null`", "an integer")
+        .replace("`bool | int`", "an integer")
+    )
+    return f"The body is not of the right shape: {told}."
 
 
 def _check_integers(value: Any) -> None:

@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from nusku.clock import Clock
+from nusku.config import masked
 from nusku.errors import StoreRefused
 from nusku.metrics import Metrics
 from nusku.model import Claim, Claimed, Counts, Draft, Found, QueueKey, QueueRef, Record
@@ -225,7 +226,7 @@ def sqlite_path(uri: str) -> Path:
     parts = urlsplit(uri)
     if parts.scheme != "sqlite" or parts.netloc or parts.query or len(parts.path) < 2:
         raise StoreRefused(
-            f"store {uri!r} is not one that nusku knows: use sqlite:///relative.db"
+            f"store {masked(uri)!r} is not one that nusku knows: use sqlite:///relative.db"
             " or sqlite:////absolute/path.db"
         )
     return Path(unquote(parts.path[1:]))

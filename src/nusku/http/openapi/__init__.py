@@ -2,12 +2,12 @@
 
 from nusku.config import Settings
 from nusku.http.openapi import claims, messages, queues, service
+from nusku.http.openapi.components import components
 from nusku.http.openapi.parts import QUEUE, TOPIC
-from nusku.http.openapi.schemas import components
 
 _ABOUT = """\
 nusku keeps messages in queues. Programs post them, others claim them and delete them when the \
-work is done; or they just read along. What was answered with success is on disk.
+work is done; or they just read along. {kept}
 
 What people do with it:
 
@@ -26,16 +26,27 @@ UTF-8. All durations are whole seconds.
 **Errors** are JSON objects with a `title` and, mostly, a `description`. A 4xx answer says what \
 was wrong with the request, which had no effect. After a 503 a write may or may not have taken \
 effect, but wholly or not at all: try again in a few seconds. An unknown path is answered with 404 \
-and the title `404 Not Found`, a method that a path does not take with 405 and the header `Allow`.
+and the title `404 Not Found`, a method that a path does not take with 405 and the header `Allow`, \
+which OPTIONS tells too.
 
 **Lists** come in pages. Follow the `next` link until a page is empty. Query parameters with an \
 empty value count as not given.
+
+**Limits.** A URL may have {settings.max_url_size} bytes; the headers {settings.max_headers} fields \
+and, with the URL, {settings.max_header_size} bytes. JSON may be nested {settings.max_json_depth} \
+levels deep. The other limits are said where they apply.
 
 **Every answer** has the header `x-openstack-request-id`. It stands in the server's log too: name \
 it when you report a problem.
 
 The API is that of Zaqar, version 2, so its clients work here.
 """
+
+_KEPT = {
+    "full": "What was answered with success is on disk.",
+    "normal": "What was answered with success survives the end of the program, but of the last "
+    "moments before a power cut it may be lost: that is how this server is set.",
+}
 
 _TAGS = {
     "Queues": "A queue is a name with messages. Posting creates it; you may note things about it "
@@ -60,7 +71,9 @@ def document(settings: Settings, version: str) -> dict[str, object]:
             "title": "nusku",
             "version": version,
             "summary": "Message queues over HTTP",
-            "description": _ABOUT,
+            "description": _ABOUT.format(
+                settings=settings, kept=_KEPT[settings.sqlite_synchronous]
+            ),
         },
         "servers": [{"url": "/", "description": "This server"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],

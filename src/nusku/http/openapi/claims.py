@@ -6,8 +6,8 @@ from nusku.errors import Invalid, InvalidBody, InvalidParameter, NotFound
 from nusku.http.openapi.examples import CLAIM_ID, message
 from nusku.http.openapi.messages import first_message, wait
 from nusku.http.openapi.parts import (
-    IDENTIFIED,
     QUEUE,
+    STORED,
     Node,
     answer,
     body,
@@ -75,7 +75,7 @@ def _create(settings: Settings) -> Node:
             ),
             204: answer("There is nothing to claim."),
         },
-        refusals=(*IDENTIFIED, QUEUE.invalid_name, Invalid, InvalidBody, InvalidParameter),
+        refusals=(*STORED, QUEUE.invalid_name, Invalid, InvalidBody, InvalidParameter),
     )
 
 
@@ -98,7 +98,7 @@ def _show(settings: Settings) -> Node:
                 },
             )
         },
-        refusals=(*IDENTIFIED, QUEUE.invalid_name, NotFound),
+        refusals=(*STORED, QUEUE.invalid_name, NotFound),
     )
 
 
@@ -113,7 +113,7 @@ def _renew(settings: Settings) -> Node:
             schema("Terms"), "How long it lasts from now.", example=_terms(settings), required=True
         ),
         answers={204: answer("Renewed.")},
-        refusals=(*IDENTIFIED, QUEUE.invalid_name, Invalid, InvalidBody, NotFound),
+        refusals=(*STORED, QUEUE.invalid_name, Invalid, InvalidBody, NotFound),
     )
 
 
@@ -124,7 +124,7 @@ def _release() -> Node:
         "Release a claim",
         "Gives back what it still holds: others can claim these messages at once.",
         answers={204: answer("Released, or there is no such claim any more.")},
-        refusals=(*IDENTIFIED, QUEUE.invalid_name),
+        refusals=(*STORED, QUEUE.invalid_name),
     )
 
 

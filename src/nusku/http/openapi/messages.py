@@ -13,8 +13,8 @@ from nusku.errors import (
 )
 from nusku.http.openapi.examples import BODY, CLAIM_ID, MESSAGE_IDS, message, next_link, popped
 from nusku.http.openapi.parts import (
-    IDENTIFIED,
     QUEUE,
+    STORED,
     Node,
     Noun,
     Refusals,
@@ -70,8 +70,8 @@ def _post(noun: Noun, settings: Settings) -> Node:
         noun.messages_tag,
         "Post messages",
         f"Appends messages to the {noun.one}, in the order given, and creates the {noun.one} if "
-        "it is missing. They are on disk when the answer comes. There is no protection against "
-        "posting twice: after an answer of 503 the messages may have been stored or not.",
+        "it is missing, even if the post is refused then. There is no protection against posting "
+        "twice: after an answer of 503 the messages may have been stored or not.",
         body=body(
             schema("Post"),
             f"The messages. The whole body may have {settings.max_messages_post_size} bytes, or "
@@ -88,7 +88,7 @@ def _post(noun: Noun, settings: Settings) -> Node:
                 links=_readers(noun),
             )
         },
-        refusals=(*IDENTIFIED, noun.invalid_name, Invalid, InvalidBody, StoreFull),
+        refusals=(*STORED, noun.invalid_name, Invalid, InvalidBody, StoreFull),
     )
 
 
@@ -129,7 +129,7 @@ def _list(noun: Noun, settings: Settings) -> Node:
                 links=first_message(noun),
             )
         },
-        refusals=(*IDENTIFIED, noun.invalid_name, Invalid, InvalidParameter, NotFound),
+        refusals=(*STORED, noun.invalid_name, Invalid, InvalidParameter, NotFound),
     )
 
 
@@ -144,7 +144,7 @@ def _show(noun: Noun, settings: Settings) -> Node:
                 "The message.", schema("Message"), example=message(noun, ttl_s=_ttl_s(settings))
             )
         },
-        refusals=(*IDENTIFIED, noun.invalid_name, NotFound),
+        refusals=(*STORED, noun.invalid_name, NotFound),
     )
 
 
@@ -160,7 +160,7 @@ def _delete(noun: Noun) -> Node:
             query("claim_id", string(), "The claim that holds the message.", example=CLAIM_ID)
         ],
         answers={204: answer("Deleted, or there is no such message any more.")},
-        refusals=(*IDENTIFIED, noun.invalid_name, ClaimMismatch, MessageClaimed),
+        refusals=(*STORED, noun.invalid_name, ClaimMismatch, MessageClaimed),
     )
 
 
@@ -177,7 +177,7 @@ def _delete_several(noun: Noun, settings: Settings) -> Node:
             "answer with them.",
         ),
     ]
-    refusals: Refusals = (*IDENTIFIED, noun.invalid_name, Invalid, InvalidParameter)
+    refusals: Refusals = (*STORED, noun.invalid_name, Invalid, InvalidParameter)
     claimed = "Claimed ones are deleted too."
     if guarded:
         claimed = "For claimed ones the ids of their claims are needed in `claim_ids`."

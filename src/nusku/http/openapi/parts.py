@@ -27,7 +27,7 @@ Refusals = tuple[type[NuskuError], ...]
 JSON = "application/json"
 
 # What each request can be refused with before its operation is looked at, in the order of the
-# checks: on any path, on those that look at Accept, and below /v2.
+# checks: on any path, on those that look at Accept, below /v2, and where the store is asked.
 ANYWHERE: Refusals = (Invalid,)
 ACCEPTED: Refusals = (*ANYWHERE, InvalidContentType, NotAcceptable)
 IDENTIFIED: Refusals = (
@@ -36,8 +36,8 @@ IDENTIFIED: Refusals = (
     WrongClient,
     MissingProject,
     EmptyProject,
-    Unavailable,
 )
+STORED: Refusals = (*IDENTIFIED, Unavailable)
 
 
 class Noun(NamedTuple):

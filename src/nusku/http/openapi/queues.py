@@ -13,8 +13,8 @@ from nusku.errors import (
 )
 from nusku.http.openapi.examples import MESSAGE_IDS, next_link
 from nusku.http.openapi.parts import (
-    IDENTIFIED,
     QUEUE,
+    STORED,
     Node,
     Noun,
     answer,
@@ -102,7 +102,7 @@ def _list(noun: Noun, settings: Settings) -> Node:
                 },
             )
         },
-        refusals=(*IDENTIFIED, Invalid, InvalidParameter),
+        refusals=(*STORED, Invalid, InvalidParameter),
     )
 
 
@@ -129,7 +129,7 @@ def _create(noun: Noun, settings: Settings) -> Node:
             201: answer("Created.", headers=location),
             204: answer("It was there already. Nothing was changed.", headers=location),
         },
-        refusals=(*IDENTIFIED, noun.invalid_name, Invalid, InvalidBody, StoreFull),
+        refusals=(*STORED, noun.invalid_name, Invalid, InvalidBody, StoreFull),
     )
 
 
@@ -147,7 +147,7 @@ def _show(noun: Noun, settings: Settings) -> Node:
                 example={"color": "red", **_defaults(noun, settings)},
             )
         },
-        refusals=(*IDENTIFIED, noun.invalid_name),
+        refusals=(*STORED, noun.invalid_name),
     )
 
 
@@ -192,7 +192,7 @@ def _change(noun: Noun, settings: Settings) -> Node:
             )
         },
         refusals=(
-            *IDENTIFIED,
+            *STORED,
             noun.invalid_name,
             Invalid,
             InvalidBody,
@@ -212,7 +212,7 @@ def _delete(noun: Noun) -> Node:
         f"Removes the {noun.one}, its metadata and its messages"
         f"{' and claims' if noun is QUEUE else ''}.",
         answers={204: answer(f"Deleted, or there was no such {noun.one}.")},
-        refusals=(*IDENTIFIED, noun.invalid_name),
+        refusals=(*STORED, noun.invalid_name),
     )
 
 
@@ -241,7 +241,7 @@ def _stats(noun: Noun) -> Node:
                 },
             )
         },
-        refusals=(*IDENTIFIED, noun.invalid_name),
+        refusals=(*STORED, noun.invalid_name),
     )
 
 
@@ -260,7 +260,7 @@ def _purge(noun: Noun) -> Node:
             required=False,
         ),
         answers={204: answer(f"Removed, or there was no such {noun.one}.")},
-        refusals=(*IDENTIFIED, noun.invalid_name, Invalid, InvalidBody),
+        refusals=(*STORED, noun.invalid_name, Invalid, InvalidBody),
     )
 
 

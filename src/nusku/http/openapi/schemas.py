@@ -1,11 +1,9 @@
-"""The shapes of bodies, of parameters that several operations share, and of response headers."""
+"""The shapes of bodies: of queues and topics, messages, and claims."""
 
-from nusku.broker.rules import PAGE_DEFAULT, PROJECT_MAX, RETRY_FUNCTIONS
+from nusku.broker.rules import PAGE_DEFAULT, RETRY_FUNCTIONS
 from nusku.config import Settings
-from nusku.http.openapi import examples
 from nusku.http.openapi.parts import (
     QUEUE,
-    TOPIC,
     Node,
     Noun,
     array,
@@ -17,162 +15,11 @@ from nusku.http.openapi.parts import (
     string,
 )
 
-_TRUE = ("true", "True", "t", "yes", "y", "1", "on")
-_FALSE = ("false", "False", "f", "no", "n", "0", "off")
-_UUID = r"^(urn:uuid:)?\{?[0-9A-Fa-f]{8}(-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}\}?$"
-_NAME = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
+NAME = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
 _CREATED = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 
 
-def components(settings: Settings) -> Node:
-    """What the operations refer to by name."""
-    return {
-        "schemas": {
-            **_errors(),
-            **_shared(),
-            **_metadata(settings),
-            **_queues(QUEUE, settings),
-            **_queues(TOPIC, settings),
-            **_messages(settings),
-            **_claims(settings),
-            **_discovery(),
-        },
-        "parameters": {
-            **_identity(settings),
-            **_in_path(QUEUE),
-            **_in_path(TOPIC),
-        },
-        "headers": _headers(),
-    }
-
-
-def _errors() -> Node:
-    return {
-        "Error": closed(
-            {
-                "title": string(
-                    "What kind of error it is. Programs may rely on it, together with the status."
-                ),
-                "description": string("What was wrong with this very request, for people to read."),
-            },
-            "Every refusal and failure is answered with this.",
-            optional=("description",),
-        )
-    }
-
-
-def _shared() -> Node:
-    return {
-        "Flag": {
-            "description": "True or false, in one of the spellings that clients use.",
-            "anyOf": [{"type": "boolean"}, {"enum": [*_TRUE, *_FALSE]}],
-            "default": False,
-        },
-        "Any": {
-            "description": "Any JSON value: object, array, string, number, boolean or null. "
-            "Integers have at most 64 bits."
-        },
-        "Links": array(
-            closed(
-                {
-                    "rel": {"const": "next"},
-                    "href": string("Where the next page is, as a path on this server."),
-                }
-            ),
-            "Where to go on. Empty if the page is empty, else one link to the next page, even if "
-            "there is nothing on it yet: page until a page is empty.",
-            maxItems=1,
-        ),
-    }
-
-
-def _headers() -> Node:
-    def header(text: str, of: Node) -> Node:
-        return {"description": text, "required": True, "schema": of}
-
-    return {
-        "x-openstack-request-id": header(
-            "The number of this request, which is in the server's log as well.",
-            string(pattern=r"^req-[0-9a-f-]{36}$"),
-        ),
-        "Location": header(
-            "Where the new thing is, as a path on this server.", string(pattern="^/v2/")
-        ),
-        "Vary": header("Errors depend on the `Accept` header.", string()),
-        "Cache-Control": header("How long the answer may be kept.", string()),
-        "Allow": header("The methods that this path does take.", string()),
-    }
-
-
-def _identity(settings: Settings) -> Node:
-    if settings.client_id_uuid_safe == "strict":
-        client = string(pattern=_UUID)
-        form = "A UUID in any usual spelling."
-    else:
-        client = string(
-            minLength=settings.min_length_client_id, maxLength=settings.max_length_client_id
-        )
-        form = "Any string of that length."
-    project: Node = {
-        "name": "X-Project-ID",
-        "in": "header",
-        "required": True,
-        "description": "The project this is about; those of others cannot be seen. "
-        "`X-Tenant-ID` and `X-Tenant` are older names of this header.",
-        "example": examples.PROJECT_ID,
-    }
-    return {
-        "ClientId": {
-            "name": "Client-ID",
-            "in": "header",
-            "required": True,
-            "description": f"Who sends this: make one up for each program and keep it. {form}",
-            "schema": client,
-            "example": examples.CLIENT_ID,
-        },
-        # Only where the path holds a name is the length of the project's looked at.
-        "ProjectId": {**project, "schema": string(minLength=1)},
-        "OwnerId": {**project, "schema": string(minLength=1, maxLength=PROJECT_MAX)},
-        "Roles": {
-            "name": "X-Roles",
-            "in": "header",
-            "required": False,
-            "description": "The roles of the caller, separated by commas. `admin` is needed here.",
-            "schema": string(),
-            "example": "admin",
-        },
-    }
-
-
-def _in_path(noun: Noun) -> Node:
-    def parameter(name: str, text: str, of: Node, example: str) -> Node:
-        return {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "description": text,
-            "schema": of,
-            "example": example,
-        }
-
-    # An id that this server cannot have given out is just an unknown one.
-    anything = string(pattern="^[^/]+$")
-    return {
-        f"{noun.schema}Name": parameter(
-            noun.parameter,
-            f"The name of the {noun.one}: 1 to 64 letters, digits, `_`, `-` and `.`; neither `.` "
-            "nor `..`.",
-            string(pattern=_NAME),
-            noun.example,
-        ),
-        "MessageId": parameter(
-            "message_id", "The id of a message.", anything, examples.MESSAGE_IDS[0]
-        ),
-        "ClaimId": parameter("claim_id", "The id of a claim.", anything, examples.CLAIM_ID),
-    }
-
-
-def _metadata(settings: Settings) -> Node:
+def metadata(settings: Settings) -> Node:
     many = integer(0, None, null=True)
     return {
         "RetryPolicy": open_object(
@@ -216,7 +63,7 @@ def _reserved(settings: Settings) -> dict[str, Node]:
         ),
         "_dead_letter_queue": {
             "type": ["string", "null"],
-            "pattern": _NAME,
+            "pattern": NAME,
             "description": "The queue that takes messages which were claimed too often.",
         },
         "_dead_letter_queue_messages_ttl": integer(
@@ -250,7 +97,7 @@ def _shown(noun: Noun) -> dict[str, Node]:
     return shown
 
 
-def _queues(noun: Noun, settings: Settings) -> Node:
+def queues(noun: Noun, settings: Settings) -> Node:
     """Listing, metadata as shown and stats of queues or topics."""
     shown = _shown(noun)
     item = closed(
@@ -308,7 +155,7 @@ def _queues(noun: Noun, settings: Settings) -> Node:
     }
 
 
-def _messages(settings: Settings) -> Node:
+def messages(settings: Settings) -> Node:
     seen: dict[str, Node] = {
         "id": string(pattern="^[A-Za-z0-9_-]+$"),
         "href": string(
@@ -386,7 +233,7 @@ def _messages(settings: Settings) -> Node:
     }
 
 
-def _claims(settings: Settings) -> Node:
+def claims(settings: Settings) -> Node:
     taken = array(
         schema("Message"),
         "Oldest first.",
@@ -431,68 +278,3 @@ def _claims(settings: Settings) -> Node:
 def _page_max(limit_max: int) -> int:
     """How long a page can be: without a limit it has the default length, whatever the maximum."""
     return max(limit_max, PAGE_DEFAULT)
-
-
-def _discovery() -> Node:
-    links = array(closed({"href": {"const": "/v2/"}, "rel": {"const": "self"}}))
-    version = closed(
-        {
-            "id": {"const": "2"},
-            "status": {"const": "CURRENT"},
-            "updated": string(),
-            "media-types": array(closed({"base": string(), "type": string()})),
-            "links": links,
-        }
-    )
-    hints = open_object(
-        {"allow": array(string(), "Methods."), "formats": {"type": "object"}},
-        required=("allow", "formats"),
-    )
-    resource = open_object(
-        {
-            "href-template": string("A URI template."),
-            "href": string(),
-            "href-vars": {"type": "object", "additionalProperties": {"type": "string"}},
-            "hints": hints,
-        },
-        required=("hints",),
-    )
-    probe = closed(
-        {
-            "seconds": {"type": "number", "minimum": 0, "description": "How long it took."},
-            "succeeded": {"type": "boolean"},
-            "ref": {
-                "type": ["string", "null"],
-                "description": "On failure, what to look for in the server's log.",
-            },
-        },
-        "One operation that was tried.",
-    )
-    operations = (
-        "create_queue",
-        "post_messages",
-        "list_messages",
-        "claim_messages",
-        "delete_messages",
-        "delete_claim",
-        "bulk_delete_messages",
-        "delete_queue",
-    )
-    return {
-        "Versions": closed({"versions": array(version, minItems=1, maxItems=1)}),
-        "Home": closed({"resources": {"type": "object", "additionalProperties": resource}}),
-        "Probe": probe,
-        "Health": closed(
-            {
-                "storage_reachable": {"type": "boolean"},
-                "operation_status": closed(
-                    {name: schema("Probe") for name in operations},
-                    "Each of these was tried on a queue made for it.",
-                ),
-                "message_volume": closed(
-                    {name: integer(0, None) for name in ("free", "claimed", "total")},
-                    "Messages of all projects.",
-                ),
-            }
-        ),
-    }

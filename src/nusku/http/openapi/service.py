@@ -6,9 +6,13 @@ from nusku.http.openapi.parts import (
     ANYWHERE,
     IDENTIFIED,
     JSON,
+    STORED,
     Node,
     answer,
+    array,
     closed,
+    integer,
+    open_object,
     operation,
     ref,
     schema,
@@ -17,6 +21,17 @@ from nusku.http.openapi.parts import (
 
 HOME_MEDIA_TYPE = "application/json-home"
 METRICS_MEDIA_TYPE = "text/plain"
+
+_PROBES = (
+    "create_queue",
+    "post_messages",
+    "list_messages",
+    "claim_messages",
+    "delete_messages",
+    "delete_claim",
+    "bulk_delete_messages",
+    "delete_queue",
+)
 
 _DISCOVERY = "Discovery"
 _WATCHING = "Watching"
@@ -101,33 +116,26 @@ def _ping() -> Node:
 
 
 def _ping_head() -> Node:
-    node = operation(
+    return operation(
         "ping:get:head",
         _DISCOVERY,
         "Ping, without a body whatever comes",
         "Like GET, and the answer has no body even if it is an error.",
-        answers={204: answer("It does.")},
+        answers={
+            204: answer("It does."),
+            400: answer("The request is refused; GET says why."),
+            406: answer("The `Accept` header does not admit JSON."),
+        },
     )
-    refusals = {
-        "400": answer("The request is refused; GET says why."),
-        "406": answer("The `Accept` header does not admit JSON."),
-    }
-    node["responses"] = {"204": answer("It does."), **refusals}
-    return node
 
 
 def _health() -> Node:
-    operations = (
-        "create_queue",
-        "post_messages",
-        "list_messages",
-        "claim_messages",
-        "delete_messages",
-        "delete_claim",
-        "bulk_delete_messages",
-        "delete_queue",
-    )
     probe: Node = {"seconds": 0.0012, "ref": None, "succeeded": True}
+    store: Node = {
+        "storage_reachable": True,
+        "operation_status": dict.fromkeys(_PROBES, probe),
+        "message_volume": {"free": 2, "claimed": 1, "total": 3},
+    }
     return operation(
         "health:get",
         _DISCOVERY,
@@ -139,14 +147,10 @@ def _health() -> Node:
                 "What was tried, and how it went. A failed operation is reported here; the "
                 "others are tried nevertheless.",
                 schema("Health"),
-                example={
-                    "storage_reachable": True,
-                    "operation_status": dict.fromkeys(operations, probe),
-                    "message_volume": {"free": 2, "claimed": 1, "total": 3},
-                },
+                example={"catalog_reachable": True, "default": store},
             )
         },
-        refusals=(*IDENTIFIED, Forbidden),
+        refusals=(*STORED, Forbidden),
     )
 
 
@@ -220,3 +224,67 @@ def _docs() -> Node:
         answers={200: answer("The page.", string(), media_type="text/html")},
         refusals=ANYWHERE,
     )
+
+
+def schemas() -> Node:
+    """The shapes of these answers."""
+    links = array(closed({"href": {"const": "/v2/"}, "rel": {"const": "self"}}))
+    version = closed(
+        {
+            "id": {"const": "2"},
+            "status": {"const": "CURRENT"},
+            "updated": string(),
+            "media-types": array(closed({"base": string(), "type": string()})),
+            "links": links,
+        }
+    )
+    hints = open_object(
+        {"allow": array(string(), "Methods."), "formats": {"type": "object"}},
+        required=("allow", "formats"),
+    )
+    resource = open_object(
+        {
+            "href-template": string("A URI template."),
+            "href": string(),
+            "href-vars": {"type": "object", "additionalProperties": {"type": "string"}},
+            "hints": hints,
+        },
+        required=("hints",),
+    )
+    probe = closed(
+        {
+            "seconds": {"type": "number", "minimum": 0, "description": "How long it took."},
+            "succeeded": {"type": "boolean"},
+            "ref": {
+                "type": ["string", "null"],
+                "description": "On failure, what to look for in the server's log.",
+            },
+        },
+        "One operation that was tried.",
+    )
+    return {
+        "Versions": closed({"versions": array(version, minItems=1, maxItems=1)}),
+        "Home": closed({"resources": {"type": "object", "additionalProperties": resource}}),
+        "Probe": probe,
+        "Health": {
+            **open_object(
+                {"catalog_reachable": {"type": "boolean"}},
+                "How the service's own store is, and then each of the stores that keep messages.",
+                required=("catalog_reachable", "default"),
+            ),
+            "additionalProperties": schema("StoreHealth"),
+        },
+        "StoreHealth": closed(
+            {
+                "storage_reachable": {"type": "boolean"},
+                "operation_status": closed(
+                    {name: schema("Probe") for name in _PROBES},
+                    "Each of these was tried on a queue made for it.",
+                ),
+                "message_volume": closed(
+                    {name: integer(0, None) for name in ("free", "claimed", "total")},
+                    "Messages of all projects.",
+                ),
+            }
+        ),
+    }

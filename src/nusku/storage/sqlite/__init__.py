@@ -19,6 +19,8 @@ async def open_store(path: Path, clock: Clock, options: StoreOptions, metrics: M
     file = await asyncio.to_thread(File, path, options.synchronous)
     connection = Connection(file.db, clock, metrics, file.last_ms)
     messages = SqliteMessages(connection, file, metrics, options.disk_watermark_bytes)
+    metrics.gauge("nusku_store_bytes", "Size of the store's file.", file.bytes)
+    metrics.gauge("nusku_store_free_bytes", "Room left on the store's disk.", file.free_bytes)
     records = SqliteRecords(connection, messages.check_room)
 
     async def ping() -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import structlog
+
 from nusku.errors import StoreRefused
 from nusku.storage.sqlite import schema
+
+log = structlog.get_logger("nusku.storage")
 
 WAL_PAGES = 4000  # 16 MiB; at this size the log is written back into the file
 CHECKED_BYTES_MAX = 2 << 30  # larger files are not checked after a crash: it takes too long
@@ -33,6 +37,10 @@ class File:
         except BaseException:
             self._unlock()
             raise
+
+    def bytes(self) -> int:
+        """Size of the file, without its log."""
+        return self.path.stat().st_size
 
     def free_bytes(self) -> int:
         """Room on the disk for everybody but root."""
@@ -170,6 +178,7 @@ def _begin(db: sqlite3.Connection) -> tuple[bytes, int, int]:
 def _check(db: sqlite3.Connection, path: Path) -> None:
     """After a crash: is the file still whole?"""
     if path.stat().st_size <= CHECKED_BYTES_MAX:
+        log.info("the store was not closed properly; looking it over", store=str(path))
         (first,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if first != "ok":
             raise StoreRefused(
@@ -234,6 +243,9 @@ def backup(path: Path, target: Path) -> None:
         copy = _connect(unfinished, "rw")
         try:
             copy.execute("UPDATE meta SET value = 0 WHERE name = 'open'")
+            # The original goes on to give out claim ids that the copy will use for others: with
+            # a key of its own the copy takes none of them for its own.
+            copy.execute("UPDATE meta SET value = randomblob(32) WHERE name = 'key'")
         finally:
             copy.close()
         with unfinished.open("rb") as written:

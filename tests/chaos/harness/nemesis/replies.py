@@ -24,6 +24,7 @@ class Proxy:
         self._target = target
         self._rng = rng
         self._server: asyncio.Server | None = None
+        self._ends: set[asyncio.WriteTransport] = set()
         self._pumps: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -31,23 +32,23 @@ class Proxy:
         self.address = self._server.sockets[0].getsockname()[:2]
 
     async def close(self) -> None:
+        """Cut every connection."""
         if self._server is not None:
             self._server.close()
-        for pump in self._pumps:
-            pump.cancel()
+        for end in self._ends:
+            end.abort()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.add(writer.transport)
         try:
-            address = self._target.address
-            if address is None:
-                return
-            upstream, downstream = await asyncio.open_connection(*address)
-        except OSError:
-            return
-        finally:
             if self._target.address is None:
-                writer.transport.abort()
+                raise ConnectionRefusedError
+            upstream, downstream = await asyncio.open_connection(*self._target.address)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._ends.add(downstream.transport)
         ends = (writer.transport, downstream.transport)
         for pump in (
             self._pump(reader, downstream, ends, replies=False),
