@@ -10,6 +10,7 @@ import structlog
 
 from nusku.broker import ids
 from nusku.broker.operation import operation
+from nusku.errors import NuskuError
 from nusku.model import Context, Draft, QueueKey, QueueRef, Record
 from nusku.storage import Removal, Store
 
@@ -87,6 +88,9 @@ class Health:
         started, ref = time.perf_counter(), None
         try:
             await step()
+        except NuskuError as error:
+            ref = str(uuid.uuid4())
+            log.warning("health probe failed", operation=name, ref=ref, reason=error.detail)
         except Exception:
             ref = str(uuid.uuid4())
             log.exception("health probe failed", operation=name, ref=ref)
