@@ -96,6 +96,7 @@ def test_check_creates_nothing(run: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "check", "backup"])
 @pytest.mark.parametrize("uri", ["redis://me:hunter2@127.0.0.1:1/0", "sqlite://host/my.db"])
 def test_a_store_that_is_not_known_is_refused_without_its_password(
@@ -109,6 +110,7 @@ def test_a_store_that_is_not_known_is_refused_without_its_password(
     assert "hunter2" not in ended.stdout + line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "check", "backup"])
 def test_a_file_that_is_no_store_is_refused_and_left_alone(
     run: Run, command: str, tmp_path: Path
@@ -125,6 +127,7 @@ def test_a_file_that_is_no_store_is_refused_and_left_alone(
     assert not (tmp_path / "copy.db").exists()
 
 
+@pytest.mark.slow
 def test_check_and_backup_beside_a_running_server(
     run: Run, private_server: Callable[[], LiveServer], tmp_path: Path
 ) -> None:
@@ -152,6 +155,7 @@ def test_a_backup_does_not_overwrite(run: Run, tmp_path: Path) -> None:
 # -- serve
 
 
+@pytest.mark.slow
 def test_a_second_server_on_the_same_file_is_refused(
     run: Run, private_server: Callable[[], LiveServer]
 ) -> None:
