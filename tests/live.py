@@ -139,7 +139,8 @@ class LiveServer:
         self._forget()
         assert self.process.returncode == 0, self.log()[-4000:]
         assert more == b"", "stdout holds nothing but the line with the address"
-        assert "Traceback (most recent call last)" not in self.log(), self.log()[-8000:]
+        trace = self.log().find("Traceback (most recent call last)")
+        assert trace < 0, self.log()[max(trace - 500, 0) : trace + 4000]
 
     def kill(self) -> None:
         """End the process with no chance to tidy up."""

@@ -69,3 +69,20 @@ def test_health_still_tells_the_operations_apart_when_the_disk_is_nearly_full(
     report = api.get("/v2/health").json()["default"]
     failed = {name for name, one in report["operation_status"].items() if not one["succeeded"]}
     assert failed == {"create_queue", "post_messages"}
+
+
+def test_looking_at_a_store_at_rest_leaves_nothing_behind(tmp_path: Path) -> None:
+    server = LiveServer(tmp_path).start()
+    server.api().post_bodies("q", "kept")
+    server.stop()
+    (file,) = tmp_path.glob("*.db")
+    before = sorted(tmp_path.glob(f"{file.name}*"))
+    looked = subprocess.run(
+        [sys.executable, "-m", "nusku", "check", "--store", f"sqlite:///{file}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert "1 messages" in looked.stdout
+    assert sorted(tmp_path.glob(f"{file.name}*")) == before

@@ -70,7 +70,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Found(NamedTuple):
-    """Messages in queue order. ``due_ms`` is when a hidden one next becomes visible, if any."""
+    """Messages in queue order. ``due_ms``: no hidden one becomes visible before."""
 
     messages: Sequence[Message]
     now_ms: int

@@ -120,6 +120,7 @@ def test_dead_letters_keep_their_checksum(summed: Api) -> None:
     assert message["checksum"] == f"MD5:{digest}"
 
 
+@pytest.mark.slow
 def test_a_message_posted_without_a_checksum_gets_none_later(
     private_server: Callable[..., LiveServer],
 ) -> None:

@@ -248,6 +248,41 @@ def test_a_renewal_puts_the_wake_up_off(brief: Api, threads: ThreadPoolExecutor)
 
 
 @pytest.mark.slow
+def test_a_renewal_for_a_shorter_time_brings_the_wake_up_forward(
+    brief: Api, threads: ThreadPoolExecutor
+) -> None:
+    brief.post_bodies("q", 1)
+    claim = brief.claimed("q", ttl=600, grace=0)
+    claimer = waiting(threads, brief.claim, "q", f"?wait={LONG_S}")
+    lister = waiting(threads, brief.list_messages, "p", f"?wait={LONG_S}&echo=true")
+    expect(brief.renew("q", claim.claim_id, ttl=1, grace=0), 204)
+    assert [message["body"] for message in soon(claimer, 201)["messages"]] == [1]
+    brief.post_bodies("p", 2)
+    soon(lister, 200)
+
+
+@pytest.mark.slow
+def test_what_becomes_free_at_one_moment_is_shared_among_those_who_wait(
+    brief: Api, threads: ThreadPoolExecutor
+) -> None:
+    brief.post_bodies("q", 1, 2)
+    brief.claimed("q", ttl=1, grace=0)
+    brief.post_bodies("q", 3, 4, delay=1)
+    claims = [threads.submit(brief.claim, "q", f"?wait={LONG_S}&limit=1") for _ in range(4)]
+    got = [message["body"] for claim in claims for message in soon(claim, 201)["messages"]]
+    assert sorted(got) == [1, 2, 3, 4]
+
+
+def test_who_asks_for_delayed_messages_is_answered_by_one(
+    either: Api, threads: ThreadPoolExecutor
+) -> None:
+    query = f"?wait={LONG_S}&echo=true&include_delayed=true"
+    answer = waiting(threads, either.list_messages, "q", query)
+    either.post_bodies("q", "later", delay=900)
+    assert [message["body"] for message in soon(answer, 200)["messages"]] == ["later"]
+
+
+@pytest.mark.slow
 def test_a_delay_that_ends_answers_a_waiting_claim(brief: Api, threads: ThreadPoolExecutor) -> None:
     answer = waiting(threads, brief.claim, "q", f"?wait={LONG_S}")
     brief.post_bodies("q", 1, delay=1)

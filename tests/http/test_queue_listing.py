@@ -294,7 +294,9 @@ def test_a_filter_key_is_literal_text(key: str, either: Api) -> None:
     assert either.names(f"?{quote(key, safe='')}=v") == ["hit"]
 
 
-@pytest.mark.parametrize("value", ["' OR 1=1", '"', "\\", "%", "null", "true", "1.5", "[]", "{}"])
+@pytest.mark.parametrize(
+    "value", ["' OR 1=1", '"', "\\", "%", "null", "true", "1.5", "1_0", " 5", "[]", "{}"]
+)
 def test_a_filter_value_is_literal_text(value: str, either: Api) -> None:
     expect(either.create("hit", {"k": value}), 201)
     expect(either.create("miss", {"k": [None, True, 1.5, [], {}]}), 201)

@@ -250,6 +250,7 @@ def test_the_shown_defaults_follow_the_settings(narrow: Api) -> None:
     assert expect(narrow.show("q"), 200) == {**QUEUES.defaults, SIZE: 256}
 
 
+@pytest.mark.slow
 def test_defaults_are_read_from_the_settings_and_never_stored(
     private_server: Callable[..., LiveServer],
 ) -> None:

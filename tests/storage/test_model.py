@@ -362,7 +362,8 @@ def test_random_operations_are_answered_as_by_the_model(backend: str) -> None:
 def test_answers_do_not_depend_on_the_size_of_sqlites_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nusku.storage.sqlite.messages.WINDOW", 2)
+    monkeypatch.setattr("nusku.storage.sqlite.scan.WINDOW", 2)
+    monkeypatch.setattr("nusku.storage.sqlite.scan.BUDGET", 4)
     monkeypatch.setattr("nusku.storage.sqlite.messages.BUDGET", 4)
     monkeypatch.setattr("nusku.storage.sqlite.ledger.LANES_CACHED", 1)
     play("sqlite", examples=15, steps=30)

@@ -98,6 +98,8 @@ class MessageStore(Protocol):
     ) -> Claimed:
         """Hold up to ``limit`` free messages, oldest first, for ``ttl_s``.
 
+        (Just after very many lapsed at once, only roughly the oldest: they come back in steps.)
+
         A message that would expire before the claim ends gets the ttl ``ttl_s + grace_s`` from
         now; others keep theirs. With ``max_count`` claims are counted, and messages already
         claimed that often are not held but reported as spent. Raises Stale.
@@ -224,7 +226,13 @@ class StoreOptions(NamedTuple):
 def sqlite_path(uri: str) -> Path:
     """The file that a ``sqlite:///relative`` or ``sqlite:////absolute`` URI names."""
     parts = urlsplit(uri)
-    if parts.scheme != "sqlite" or parts.netloc or parts.query or len(parts.path) < 2:
+    if (
+        parts.scheme != "sqlite"
+        or parts.netloc
+        or parts.query
+        or parts.fragment
+        or len(parts.path) < 2
+    ):
         raise StoreRefused(
             f"store {masked(uri)!r} is not one that nusku knows: use sqlite:///relative.db"
             " or sqlite:////absolute/path.db"

@@ -50,10 +50,10 @@ def play(plan: Plan, folder: Path) -> Verdict:
 
 async def _play(stage: Stage, nemesis: Nemesis, cast: Cast) -> None:
     await nemesis.begin(stage)
-    await _prepare(stage, cast)
+    await prepare(stage, cast)
     stop = asyncio.Event()
-    agents = [_drive(stage, who, script, stop) for who, script in cast.load().items()]
-    walks = [_drive(stage, who, script, None) for who, script in cast.readers().items()]
+    agents = [drive(stage, who, script, stop) for who, script in cast.load().items()]
+    walks = [drive(stage, who, script, None) for who, script in cast.readers().items()]
     load = [asyncio.create_task(agent) for agent in agents]
     readers = [asyncio.create_task(walk) for walk in walks]
     try:
@@ -68,21 +68,26 @@ async def _play(stage: Stage, nemesis: Nemesis, cast: Cast) -> None:
         await asyncio.sleep(profile.claim_ttl[1] + stage.history.run.slack + 0.2)
         cast.board.finishing = True
         await asyncio.wait_for(asyncio.gather(*readers), 60)
-        for closers in cast.closers():
-            runs = (_drive(stage, who, script, None) for who, script in closers.items())
-            await asyncio.wait_for(asyncio.gather(*runs), 60)
+        await drain(stage, cast)
     finally:
         for task in (*load, *readers):
             task.cancel()
         await asyncio.gather(*load, *readers, return_exceptions=True)
 
 
-async def _prepare(stage: Stage, cast: Cast) -> None:
+async def prepare(stage: Stage, cast: Cast) -> None:
     """Tell the service where dead letters go."""
     for source, (dead, most) in cast.dead_letters.items():
         client = Client(stage, "admin", stage.plan.seed)
         await client.configure(source, dead.partition("/")[2], most)
         client.close()
+
+
+async def drain(stage: Stage, cast: Cast) -> None:
+    """Count, walk and empty every queue, once all claims have lapsed."""
+    for closers in cast.closers():
+        runs = (drive(stage, who, script, None) for who, script in closers.items())
+        await asyncio.wait_for(asyncio.gather(*runs), 60)
 
 
 async def _strikes(stage: Stage, nemesis: Nemesis) -> None:
@@ -101,7 +106,7 @@ async def _strikes(stage: Stage, nemesis: Nemesis) -> None:
             stage.history.add(fault)
 
 
-async def _drive(stage: Stage, who: str, script: Script, stop: asyncio.Event | None) -> None:
+async def drive(stage: Stage, who: str, script: Script, stop: asyncio.Event | None) -> None:
     """Carry out a script, until it ends or `stop` is set."""
     client = Client(stage, who, stage.plan.seed, stage.plan.deadline)
     try:

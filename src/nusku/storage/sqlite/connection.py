@@ -224,7 +224,7 @@ class Connection:
                 one.future.set_exception(one.error)
             else:
                 one.future.set_result(one.result)
-        self._waiting.extendleft(reversed(again))
+        self._waiting.extend(again)
         if self._waiting:
             self._loop.call_soon(self._cycle)
         else:

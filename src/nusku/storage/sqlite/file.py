@@ -101,7 +101,9 @@ def _open(path: Path, synchronous: str) -> sqlite3.Connection:
     fresh = not path.exists() or path.stat().st_size == 0
     without_log = not fresh and not _nonempty(Path(f"{path}-wal"))
     try:
-        db = _connect(path, "rwc")
+        if fresh:
+            os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, 0o600))  # it holds bodies and a key
+        db = _connect(path, "rw")
         found = _recognise(db, path, fresh)
         _set_up(db, synchronous)
         if fresh:
@@ -117,7 +119,7 @@ def _open(path: Path, synchronous: str) -> sqlite3.Connection:
             )
         elif _meta(db, "open"):
             _check(db, path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise StoreRefused(f"store {path} cannot be used: {error}") from None
     if fresh:
         _sync_directory(path.parent)
@@ -133,6 +135,12 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         cached_statements=256,
         timeout=5,
     )
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Beside a server, or of a file at rest; leaves nothing behind in either case."""
+    at_rest = not Path(f"{path}-wal").exists()
+    return _connect(path, "ro&immutable=1" if at_rest else "ro")
 
 
 def _recognise(db: sqlite3.Connection, path: Path, fresh: bool) -> int:
@@ -208,7 +216,7 @@ def inspect(path: Path) -> str:
     if not path.exists():
         return f"{path}: not there yet; `nusku serve` creates it"
     try:
-        db = _connect(path, "ro")
+        db = _connect_to_read(path)
         try:
             found = _recognise(db, path, fresh=False)
             (queues, messages) = db.execute(
@@ -234,7 +242,7 @@ def backup(path: Path, target: Path) -> None:
     unfinished = target.with_name(target.name + ".part")
     try:
         unfinished.unlink(missing_ok=True)
-        db = _connect(path, "ro")
+        db = _connect_to_read(path)
         try:
             _recognise(db, path, fresh=False)
             db.execute("VACUUM INTO ?", (str(unfinished),))

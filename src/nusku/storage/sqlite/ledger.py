@@ -56,6 +56,14 @@ class Lane:
         """The row id behind the last."""
         return self.first + self.next_position
 
+    def ids(self, positions: Iterable[int]) -> list[int]:
+        """The row ids of those positions that were ever given out."""
+        return [self.first + p for p in positions if 0 < p < self.next_position]
+
+    def due(self) -> int | None:
+        """When something hidden next becomes visible, if anything is hidden."""
+        return None if self.due_ms >= FAR_MS else self.due_ms
+
 
 class Ledger:
     """All lanes in use. Part of every transaction: see ``connection.Unit``."""

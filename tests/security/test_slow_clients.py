@@ -1,0 +1,541 @@
+"""Clients that take for ever: to say what they want, to send it, or to read the answer.
+
+Each is hung up on when its time is over, whatever it does meanwhile, and the others notice nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live import Api, LiveServer, eventually, expect
+from tests.security.support import (
+    MIB,
+    chunk,
+    connect,
+    fields_of,
+    growth_watched,
+    head,
+    open_files,
+    split_answers,
+    still_serves,
+)
+
+pytestmark = pytest.mark.slow
+
+DEADLINE_S = 2.0
+GRACE_S = 2.0
+CROWD = 500
+DOCUMENT = b'{"messages": [{"body": "late"}]}'
+
+Start = Callable[[socket.socket, Api], None]
+Step = Callable[[socket.socket, int], None]
+
+
+# -- kinds of slowness -----------------------------------------------------------------------------
+
+
+def nothing(connection: socket.socket, turn: int) -> None:
+    """Do nothing more."""
+
+
+def say_nothing(connection: socket.socket, api: Api) -> None:
+    """Connect only."""
+
+
+def half_a_head(connection: socket.socket, api: Api) -> None:
+    connection.send(b"GET /v2/queues HTTP/1.1\r\nHost: nusku\r\nX-A: b")
+
+
+def drip_a_head(connection: socket.socket, turn: int) -> None:
+    connection.send(b"\r\nX-%d: y" % turn)
+
+
+def drip_empty_lines(connection: socket.socket, turn: int) -> None:
+    connection.send(b"\r\n")
+
+
+def post_head(api: Api, length: int, *more: tuple[bytes, bytes]) -> bytes:
+    fields = [*fields_of(api), (b"Content-Length", b"%d" % length), *more]
+    return head(b"POST", api.path("slow", "messages").encode(), fields)
+
+
+def half_a_body(connection: socket.socket, api: Api) -> None:
+    connection.send(post_head(api, 1_000) + DOCUMENT[:10])
+
+
+def no_body(connection: socket.socket, api: Api) -> None:
+    connection.send(post_head(api, 1_000))
+
+
+def ask_and_send_nothing(connection: socket.socket, api: Api) -> None:
+    connection.send(post_head(api, 1_000, (b"Expect", b"100-continue")))
+
+
+def drip_a_body(connection: socket.socket, turn: int) -> None:
+    connection.send(b" ")
+
+
+def half_a_chunked_body(connection: socket.socket, api: Api) -> None:
+    fields = [*fields_of(api), (b"Transfer-Encoding", b"chunked")]
+    connection.send(head(b"POST", api.path("slow", "messages").encode(), fields) + chunk(b"{"))
+
+
+def drip_chunks(connection: socket.socket, turn: int) -> None:
+    connection.send(chunk(b" "))
+
+
+def drip_an_extension(connection: socket.socket, turn: int) -> None:
+    connection.send(b"5;x" if turn == 0 else b"x")
+
+
+def drip_trailers(connection: socket.socket, turn: int) -> None:
+    connection.send(b"0\r\n" if turn == 0 else b"X-%d: y\r\n" % turn)
+
+
+def body_of_a_get(connection: socket.socket, api: Api) -> None:
+    fields = [*fields_of(api), (b"Content-Length", b"1000")]
+    connection.send(head(b"GET", b"/v2/queues", fields))
+
+
+def refused_and_still_sending(connection: socket.socket, api: Api) -> None:
+    connection.send(post_head(api, 300_000) + b"x")
+
+
+def second_head(connection: socket.socket, api: Api) -> None:
+    connection.send(head(b"GET", b"/livez") + b"GET /livez HTTP/1.1\r\nX-A: b")
+
+
+def read_nothing(connection: socket.socket, api: Api) -> None:
+    """Ask for large answers, and read none of them."""
+    request = head(
+        b"GET", api.path("big", "messages").encode() + b"?echo=true&limit=20", fields_of(api)
+    )
+    with contextlib.suppress(BlockingIOError):
+        connection.send(request * 50)
+
+
+def read_a_byte(connection: socket.socket, turn: int) -> None:
+    connection.recv(1)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to be slow: how it begins, and what it does every now and then."""
+
+    name: str
+    start: Start
+    step: Step = nothing
+    receive_buffer: int | None = None
+
+
+HEADS = [
+    Kind("says nothing", say_nothing),
+    Kind("half a head", half_a_head),
+    Kind("a dripping head", half_a_head, drip_a_head),
+    Kind("dripping empty lines", say_nothing, drip_empty_lines),
+    Kind("half a second head", second_head),
+    Kind("a dripping second head", second_head, drip_a_head),
+]
+BODIES = [
+    Kind("no body", no_body),
+    Kind("half a body", half_a_body),
+    Kind("a dripping body", half_a_body, drip_a_body),
+    Kind("asks and sends nothing", ask_and_send_nothing),
+    Kind("half a chunked body", half_a_chunked_body),
+    Kind("dripping chunks", half_a_chunked_body, drip_chunks),
+    Kind("a dripping chunk extension", half_a_chunked_body, drip_an_extension),
+    Kind("dripping trailers", half_a_chunked_body, drip_trailers),
+    Kind("a body that nobody asked for", body_of_a_get),
+    Kind("a dripping body that nobody asked for", body_of_a_get, drip_a_body),
+    Kind("refused and still sending", refused_and_still_sending, drip_a_body),
+]
+READERS = [
+    Kind("reads nothing", read_nothing, receive_buffer=4_096),
+    Kind("reads a byte at a time", read_nothing, read_a_byte, receive_buffer=4_096),
+]
+KINDS = HEADS + BODIES + READERS
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+
+
+# -- watching --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Crowd:
+    """Slow connections of one kind, and when the server hung up on each."""
+
+    kind: Kind
+    api: Api
+    sockets: list[socket.socket] = field(default_factory=list)
+    begun: list[float] = field(default_factory=list)
+    ended: dict[int, float] = field(default_factory=dict)
+
+    def gather(self, count: int) -> None:
+        for _ in range(count):
+            connection = connect(self.api.server, receive_buffer=self.kind.receive_buffer)
+            connection.setblocking(False)
+            self.kind.start(connection, self.api)
+            self.sockets.append(connection)
+            self.begun.append(time.monotonic())
+
+    def watch(self, seconds: float, every_s: float = 0.25) -> None:
+        """Be slow for so long, or until all were hung up on."""
+        until, turn = time.monotonic() + seconds, 0
+        while time.monotonic() < until and len(self.ended) < len(self.sockets):
+            for n, connection in enumerate(self.sockets):
+                if n in self.ended:
+                    continue
+                try:
+                    self.kind.step(connection, turn)
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    self.ended[n] = time.monotonic()
+                    continue
+                if self._hung_up(connection):
+                    self.ended[n] = time.monotonic()
+            turn += 1
+            time.sleep(every_s)
+
+    def _hung_up(self, connection: socket.socket) -> bool:
+        """Whether the connection is at its end, without reading what a slow reader leaves unread."""
+        poll = select.poll()
+        poll.register(
+            connection, select.POLLIN | select.POLLRDHUP | select.POLLHUP | select.POLLERR
+        )
+        for _, event in poll.poll(0):
+            if event & (select.POLLHUP | select.POLLERR | select.POLLRDHUP):
+                return True
+        return False
+
+    def insist_all_ended(self, deadline_s: float = DEADLINE_S) -> None:
+        late = [n for n in range(len(self.sockets)) if n not in self.ended]
+        assert not late, f"{len(late)} of {len(self.sockets)} were not hung up on"
+        times = [self.ended[n] - begun for n, begun in enumerate(self.begun)]
+        assert max(times) <= deadline_s + GRACE_S, f"{max(times):.1f} s"
+
+    def disperse(self) -> None:
+        for connection in self.sockets:
+            connection.close()
+
+
+@pytest.fixture
+def crowd_of(impatient: LiveServer) -> Iterator[Callable[[Kind], Crowd]]:
+    crowds: list[Crowd] = []
+
+    def make(kind: Kind) -> Crowd:
+        api = impatient.api()
+        if kind in READERS:
+            api.post_bodies("big", *["x" * 10_000] * 20)
+        crowds.append(Crowd(kind, api))
+        return crowds[-1]
+
+    yield make
+    for crowd in crowds:
+        crowd.disperse()
+
+
+class Normal:
+    """Ordinary clients that go on working in the background, and count what went wrong."""
+
+    def __init__(self, server: LiveServer, clients: int = 5) -> None:
+        self.done = 0
+        self.slowest_s = 0.0
+        self.wrong: list[str] = []
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(server.api(),), daemon=True)
+            for _ in range(clients)
+        ]
+
+    def _work(self, api: Api) -> None:
+        with httpx.Client(base_url=api.server.url, headers=api.headers, timeout=10) as client:
+            n = 0
+            while not self._over.is_set():
+                n += 1
+                started = time.monotonic()
+                try:
+                    posted = client.post("/v2/queues/q/messages", json={"messages": [{"body": n}]})
+                    popped = client.delete("/v2/queues/q/messages?pop=1")
+                    got = [message["body"] for message in popped.json()["messages"]]
+                    if posted.status_code != 201 or got != [n]:
+                        self.wrong.append(f"{posted.status_code} {popped.status_code} {got}")
+                except (httpx.HTTPError, ValueError, KeyError) as error:
+                    self.wrong.append(repr(error))
+                self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+                self.done += 1
+                time.sleep(0.05)
+
+    def __enter__(self) -> Normal:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+# -- one of each -----------------------------------------------------------------------------------
+
+
+@every_kind
+def test_a_slow_client_is_hung_up_on(kind: Kind, crowd_of: Callable[[Kind], Crowd]) -> None:
+    crowd = crowd_of(kind)
+    crowd.gather(2)
+    crowd.watch(DEADLINE_S + GRACE_S + 1)
+    crowd.insist_all_ended()
+    expect(crowd.api.get("/v2/ping"), 204)
+    assert "slow" not in crowd.api.names() or crowd.api.listed("slow") == []
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000, 100_000, 200_000, 500_000])
+def test_an_answer_of_any_size_that_is_not_read_does_not_hold_the_connection(
+    size: int, impatient: LiveServer
+) -> None:
+    """Also where what is left to write is too little for the loop to call the writer stalled."""
+    api = impatient.api()
+    count = -(-size // 50_000)
+    for _ in range(count):
+        api.post_bodies("q", *["x" * (size // count // 5)] * 5)
+    baseline = open_files(impatient)
+    target = api.path("q", "messages").encode() + b"?echo=true&limit=20"
+    connections = [connect(impatient, receive_buffer=2_048) for _ in range(5)]
+    try:
+        for connection in connections:
+            connection.sendall(head(b"GET", target, [*fields_of(api), (b"Connection", b"close")]))
+        time.sleep(0.5)
+        eventually(lambda: open_files(impatient) <= baseline, within_s=DEADLINE_S + GRACE_S)
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000, 100_000, 200_000])
+def test_a_client_that_stops_reading_and_starts_a_request_is_hung_up_on(
+    size: int, impatient: LiveServer
+) -> None:
+    """Two ways to be slow at once must not wait for one another."""
+    api = impatient.api()
+    count = -(-size // 50_000)
+    for _ in range(count):
+        api.post_bodies("q", *["x" * (size // count // 5)] * 5)
+    baseline = open_files(impatient)
+    target = api.path("q", "messages").encode() + b"?echo=true&limit=20"
+    connections = [connect(impatient, receive_buffer=2_048) for _ in range(5)]
+    try:
+        for connection in connections:
+            connection.sendall(head(b"GET", target, fields_of(api)) + b"GET / HTTP/1.1\r\nX-A")
+        time.sleep(0.5)
+        eventually(lambda: open_files(impatient) <= baseline, within_s=DEADLINE_S + GRACE_S)
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_a_connection_that_is_never_used_again_is_closed(
+    shared_server: Callable[..., LiveServer],
+) -> None:
+    server = shared_server(keep_alive_timeout=1)
+    with connect(server) as connection:
+        connection.sendall(head(b"GET", b"/livez"))
+        started, received = time.monotonic(), b""
+        while got := connection.recv(65_536):
+            received += got
+        assert 0.5 < time.monotonic() - started < 1 + GRACE_S
+    assert [answer.status for answer in split_answers(received)[0]] == [200]
+
+
+def test_a_client_that_is_only_not_fast_is_served(impatient: LiveServer) -> None:
+    """Somebody who takes a second for each part is within every deadline."""
+    api = impatient.api()
+    data = post_head(api, len(DOCUMENT)) + DOCUMENT
+    middle = data.index(b"\r\n\r\n")
+    with connect(impatient) as connection:
+        for part in (data[:20], data[20:middle], data[middle : middle + 10], data[middle + 10 :]):
+            connection.sendall(part)
+            time.sleep(0.6)
+        answers, _, _ = split_answers(connection.recv(65_536))
+    assert [answer.status for answer in answers] == [201]
+    assert api.listed("slow") == ["late"]
+
+
+def test_a_client_that_waits_for_messages_is_not_slow(impatient: LiveServer) -> None:
+    api = impatient.api()
+    started = time.monotonic()
+    expect(api.claim("q", "?wait=6"), 204)
+    assert time.monotonic() - started > 5.5
+    expect(api.list_messages("q", "?wait=5"), 200)
+
+
+def test_a_waiting_client_that_sends_its_body_first_is_not_slow(impatient: LiveServer) -> None:
+    api = impatient.api()
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(api.claim("q", "?wait=10", ttl=60)))
+    thread.start()
+    time.sleep(DEADLINE_S + 2)
+    api.post_bodies("q", "at last")
+    thread.join()
+    assert [message["body"] for message in expect(answers[0], 201)["messages"]] == ["at last"]
+
+
+def test_an_answer_that_is_read_slowly_but_steadily_in_parts_is_whole(
+    impatient: LiveServer,
+) -> None:
+    """A reader that always takes enough to go on gets everything, past every deadline."""
+    api = impatient.api()
+    for _ in range(4):
+        api.post_bodies("q", *["x" * 50_000] * 5)
+    target = api.path("q", "messages").encode() + b"?echo=true&limit=20"
+    received, started = b"", time.monotonic()
+    with connect(impatient, receive_buffer=65_536) as connection:
+        connection.sendall(head(b"GET", target, fields_of(api)) * 8)
+        while time.monotonic() - started < 30:
+            answers, _, _ = split_answers(received)
+            if len(answers) == 8:
+                break
+            part = connection.recv(200_000)
+            assert part, f"cut off after {len(received)} bytes"
+            received += part
+            time.sleep(0.05)
+    assert [answer.status for answer in split_answers(received)[0]] == [200] * 8
+    assert time.monotonic() - started > DEADLINE_S, "too fast to show anything"
+
+
+# -- five hundred of each --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [HEADS[0], HEADS[2], BODIES[1], BODIES[5], READERS[0]],
+    ids=lambda kind: kind.name,
+)
+def test_five_hundred_slow_clients_disturb_nobody(
+    kind: Kind, crowd_of: Callable[[Kind], Crowd], impatient: LiveServer
+) -> None:
+    crowd = crowd_of(kind)
+    baseline = open_files(impatient)
+    with Normal(impatient) as normal, growth_watched(impatient) as growth:
+        crowd.gather(CROWD)
+        crowd.watch(DEADLINE_S + GRACE_S + 1)
+    crowd.insist_all_ended()
+    assert not normal.wrong, normal.wrong[:5]
+    assert normal.done > 50
+    assert normal.slowest_s < 3
+    crowd.disperse()
+    eventually(lambda: open_files(impatient) <= baseline + 5, within_s=5)
+    # Large answers that wait to be read take their place; the others next to none.
+    assert growth.peak_bytes < (300 if kind in READERS else 40) * MIB
+    still_serves(impatient)
+
+
+# -- too many connections --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(private_server: Callable[..., LiveServer]) -> LiveServer:
+    return private_server(max_connections=20)
+
+
+def refused(connection: socket.socket) -> bool:
+    """Whether a new connection was turned away: with a 503, or by closing it."""
+    connection.settimeout(5)
+    try:
+        connection.sendall(head(b"GET", b"/livez"))
+        received = b""
+        while got := connection.recv(65_536):
+            received += got
+            answers, _, _ = split_answers(received)
+            if answers:
+                break
+    except ConnectionError:
+        return True
+    answers, _, _ = split_answers(received)
+    if not answers:
+        return True
+    if answers[0].status == 503:
+        assert answers[0].headers.get("connection") == "close"
+        assert answers[0].parsed()["description"].endswith("Please try again in a few seconds.")
+        return True
+    assert answers[0].status == 200
+    return False
+
+
+def test_connections_over_the_limit_are_turned_away(small: LiveServer) -> None:
+    api = small.api()
+    expect(api.get("/v2/ping"), 204)
+    held = [connect(small) for _ in range(19)]
+    try:
+        eventually(lambda: "nusku_connections 20.0" in api.get("/metrics").text)
+        for _ in range(50):
+            with connect(small) as connection:
+                assert refused(connection)
+        # Those that were there before go on working.
+        expect(api.create("q"), 201)
+        held[0].sendall(head(b"GET", b"/livez"))
+        assert split_answers(held[0].recv(65_536))[0][0].status == 200
+    finally:
+        for connection in held:
+            connection.close()
+
+    def let_in() -> bool:
+        with connect(small) as connection:
+            return not refused(connection)
+
+    eventually(let_in, within_s=5)
+    expect(api.get("/v2/ping"), 204)
+
+
+def test_a_crowd_that_is_turned_away_and_stays_takes_no_room(small: LiveServer) -> None:
+    """Whoever is turned away and doesn't hang up is hung up on, and no descriptor is lost."""
+    api = small.api()
+    expect(api.get("/v2/ping"), 204)
+    baseline = open_files(small)
+    held = [connect(small) for _ in range(200)]
+    try:
+        eventually(lambda: open_files(small) <= baseline + 25, within_s=5)
+        expect(api.get("/v2/ping"), 204)
+    finally:
+        for connection in held:
+            connection.close()
+    eventually(lambda: open_files(small) <= baseline, within_s=5)
+    still_serves(small)
+
+
+def test_slow_clients_do_not_keep_a_server_from_stopping(tmp_path: Path) -> None:
+    server = LiveServer(tmp_path, shutdown_timeout=2).start()
+    api = server.api()
+    api.post_bodies("big", *["x" * 10_000] * 20)
+    crowds = [Crowd(kind, api) for kind in KINDS]
+    for crowd in crowds:
+        crowd.gather(3)
+    time.sleep(0.5)
+    started = time.monotonic()
+    server.stop()
+    assert time.monotonic() - started < 2 + 3
+    for crowd in crowds:
+        crowd.disperse()
+
+
+def test_slow_clients_use_no_processor(
+    impatient: LiveServer, crowd_of: Callable[[Kind], Crowd]
+) -> None:
+    """A thousand idle connections cost less than a twentieth of a processor."""
+    from tests.security.support import cpu_seconds
+
+    crowd = crowd_of(HEADS[0])
+    crowd.gather(1_000)
+    before, started = cpu_seconds(impatient), time.monotonic()
+    time.sleep(1)
+    assert (cpu_seconds(impatient) - before) / (time.monotonic() - started) < 0.05
