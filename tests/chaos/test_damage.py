@@ -68,6 +68,14 @@ def _body(file: Path, rng: random.Random) -> None:
     file.write_bytes(content)
 
 
+def _schema(file: Path, rng: random.Random) -> None:
+    """A letter of a table's definition that is no letter any more."""
+    content = bytearray(file.read_bytes())
+    at = content.index(b"CREATE TABLE") + rng.randrange(60)
+    content[at] ^= 0x80
+    file.write_bytes(content)
+
+
 def _many_bits(file: Path, rng: random.Random) -> None:
     for _ in range(50):
         _bit(file, rng)
@@ -91,6 +99,7 @@ def _zeroed_page(file: Path, rng: random.Random) -> None:
 DAMAGES: list[Callable[[Path, random.Random], None]] = [
     _bit,
     _body,
+    _schema,
     _many_bits,
     _cut_off,
     _cut_at_a_page,

@@ -773,6 +773,38 @@ def test_a_head_over_the_limit_is_not_answered_in_place_of_the_request_before_it
         assert api.stats("q")["claimed"] == 0, f"answered {exchange.statuses}, but claimed"
 
 
+@pytest.mark.parametrize("behind", [b"", head(b"GET", b"/livez")], ids=["alone", "and another"])
+def test_a_client_that_left_while_it_waited_claims_nothing(behind: bytes, api: Api) -> None:
+    """Also where another request waits behind the one that it waits for."""
+    expect(api.create("q"), 201)
+    with connect(api.server) as connection:
+        connection.sendall(request(api, "POST", "/v2/queues/q/claims?wait=5") + behind)
+        time.sleep(0.2)
+    time.sleep(0.2)
+    api.post_bodies("q", "for somebody else")
+    time.sleep(0.2)
+    assert api.stats("q")["claimed"] == 0
+
+
+def test_a_client_that_leaves_amid_its_requests_is_no_failure(
+    private_server: Callable[..., LiveServer],
+) -> None:
+    server = private_server()
+    api = server.api()
+    data = (post(api, DOCUMENT) + request(api, "GET", "/v2/queues/q/messages?echo=true")) * 30
+    for kept_s in (0.0, 0.001, 0.01, 0.05):
+        for _ in range(3):
+            with connect(server) as connection:
+                connection.sendall(data)
+                time.sleep(kept_s)
+    still_serves(server)
+    time.sleep(0.5)
+    log = server.log()
+    server.kill()  # its own fixture would look for the same, and say it worse
+    assert "Traceback" not in log, log[max(log.index("Traceback") - 300, 0) :][:3_000]
+    assert '"level":"error"' not in log
+
+
 @pytest.mark.parametrize("reading", [True, False], ids=["answers read", "answers not read"])
 def test_requests_sent_at_once_without_end_do_not_pile_up(
     reading: bool, private_server: Callable[..., LiveServer]

@@ -225,13 +225,10 @@ async def test_a_file_system_that_takes_no_files_is_refused() -> None:
     assert "/proc/nusku.db" in await refusal(Path("/proc/nusku.db"))
 
 
-@pytest.mark.parametrize("table", ["messages", "lanes", "ready"])
-async def test_a_file_damaged_while_it_was_open_is_refused(
-    house: House, path: Path, tmp_path: Path, table: str
-) -> None:
+async def damaged(house: House, path: Path, copy: Path, table: str) -> None:
+    """Fill a store, and make a copy as a crash would leave it, with one page destroyed."""
     await house.fill(await house.queue(), 2000)
     await house.reopen()
-    copy = tmp_path / "copy.db"  # what a crash would leave behind
     shutil.copy(path, copy)
     shutil.copy(f"{path}-wal", f"{copy}-wal")
     await house.close()
@@ -242,7 +239,44 @@ async def test_a_file_damaged_while_it_was_open_is_refused(
     content = bytearray(copy.read_bytes())
     content[(page - 1) * size : (page - 1) * size + 200] = b"\xa5" * 200
     copy.write_bytes(content)
+
+
+@pytest.mark.parametrize("table", ["messages", "lanes", "ready"])
+async def test_a_file_damaged_while_it_was_open_is_refused(
+    house: House, path: Path, tmp_path: Path, table: str
+) -> None:
+    copy = tmp_path / "copy.db"
+    await damaged(house, path, copy, table)
     assert str(copy) in await refusal(copy)
+
+
+async def test_a_large_damaged_file_is_found_out_while_it_is_served(
+    house: House, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nusku.storage.sqlite.file.CHECKED_AT_ONCE_BYTES", 0)
+    copy = tmp_path / "copy.db"
+    await damaged(house, path, copy, "ready")
+    other = House(f"sqlite:///{copy}")
+    await other.open()
+    assert "damaged" in await other.store.failed
+    with pytest.raises(Unavailable):
+        await other.store.ping()
+    await other.close()
+
+
+async def test_a_large_file_that_a_crash_left_whole_is_served(
+    house: House, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nusku.storage.sqlite.file.CHECKED_AT_ONCE_BYTES", 0)
+    ref = await house.queue()
+    await house.fill(ref, 2000)
+    copy = tmp_path / "copy.db"
+    shutil.copy(path, copy)
+    shutil.copy(f"{path}-wal", f"{copy}-wal")
+    other = House(f"sqlite:///{copy}")
+    await other.open()
+    assert (await other.messages.count(ref)).free == 2000
+    await other.close()
 
 
 # What is in the file

@@ -90,7 +90,8 @@ class Claims:
                     attempt.add_done_callback(lambda a: self._give_back(key, a))
                     raise
                 if result and result[0]:
-                    room.call(1)  # there may be more than one claim's worth
+                    if len(result[0][1].messages) == limit:
+                        room.call(1)  # there may be more than one claim's worth
                     return result[0]
                 if self._waiting.closed or asyncio.get_running_loop().time() >= until:
                     return None

@@ -23,10 +23,20 @@ async def open_store(path: Path, clock: Clock, options: StoreOptions, metrics: M
     metrics.gauge("nusku_store_free_bytes", "Room left on the store's disk.", file.free_bytes)
     records = SqliteRecords(connection, messages.check_room)
 
+    async def look_over() -> None:
+        damage = await asyncio.to_thread(file.look_over)
+        if damage:
+            connection.fail(f"{path} is damaged ({damage}); restore a backup")
+
+    looking = asyncio.ensure_future(look_over()) if file.suspect else None
+
     async def ping() -> None:
         await connection.run(lambda: None)
 
     async def close() -> None:
+        if looking is not None:
+            file.stop_looking()
+            await looking
         await connection.close()
         if connection.failed.done():
             file.abandon()

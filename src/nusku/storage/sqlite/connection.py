@@ -1,9 +1,10 @@
 """The one connection that writes, and group commit.
 
-Operations that arrive while a commit is under way share the next transaction. Their SQL runs on
-the event loop (a few microseconds each, too short to be worth a hand-over); the commit, which
-waits for the disk, runs in a thread of its own, so the loop goes on serving meanwhile. A batch
-with long work in it runs in that thread as a whole. Answers leave after the commit.
+Operations that arrive while a transaction is under way share the next. Their SQL runs on the
+event loop: a few microseconds each, too short to be worth a hand-over. So does the commit while
+the disk is quick; when it is not, the commit waits for it in a thread of its own and the loop
+goes on serving meanwhile. A batch with long work in it, and writing the log back into the file,
+run in that thread as a whole. Answers leave after the commit.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ log = structlog.get_logger("nusku.storage")
 
 BATCH_WEIGHT = 512  # rows touched by one transaction, roughly; bounds how long the loop is held
 HEAVY = 256  # an operation that weighs more runs in the thread
+QUICK_COMMIT_S = 0.001  # commits that lately took less on average are not worth a thread
+CHECKPOINT_COMMITS = 500  # commits after which the log is written back
 BACKLOG = 20_000  # operations that wait; more are refused, so that a stuck disk can't eat memory
 
 # After these the file or the disk can't be trusted, so the store is given up: a failed fsync may
@@ -94,6 +97,8 @@ class Connection:
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
         self._closed = False
+        self._commit_s = QUICK_COMMIT_S  # on average, lately
+        self._commits = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -131,6 +136,10 @@ class Connection:
     # One transaction after the other; _busy stays true from the first to the last.
 
     def _cycle(self) -> None:
+        if self._commits >= CHECKPOINT_COMMITS:
+            self._commits = 0
+            self._jobs.put(self._checkpoint)
+            return
         batch: list[_Waiting] = []
         weight, waiting = 0, self._waiting
         while waiting and (not batch or weight + waiting[0].weight <= BATCH_WEIGHT):
@@ -142,10 +151,13 @@ class Connection:
             self._rest()
         elif weight > BATCH_WEIGHT or any(one.weight > HEAVY for one in batch):
             self._jobs.put(lambda: self._whole(batch))
-        elif self._execute(batch):
-            self._jobs.put(lambda: self._finish(batch))
-        else:
+        elif not self._execute(batch):
             self._answer(batch)
+        elif self._commit_s < QUICK_COMMIT_S:
+            self._commit(batch)
+            self._answer(batch)
+        else:
+            self._jobs.put(lambda: self._finish(batch))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -159,6 +171,13 @@ class Connection:
     def _finish(self, batch: list[_Waiting]) -> None:
         self._commit(batch)
         self._loop.call_soon_threadsafe(self._answer, batch)
+
+    def _checkpoint(self) -> None:
+        try:
+            self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            self._undo([], error)
+        self._loop.call_soon_threadsafe(self._cycle)
 
     def _execute(self, batch: list[_Waiting]) -> bool:
         """Run the operations; True when a commit has to follow."""
@@ -188,7 +207,10 @@ class Connection:
         except BaseException as error:  # noqa: BLE001 - as above
             self._undo(batch, error)
         else:
-            self._metrics.commits.add(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._commit_s += (seconds - self._commit_s) / 8
+            self._commits += 1
+            self._metrics.commits.add(seconds)
             self._metrics.batches.add(len(batch))
 
     def _undo(self, batch: list[_Waiting], error: BaseException) -> None:
@@ -203,8 +225,8 @@ class Connection:
         if _fatal(error):
             for one in batch:
                 one.error = Unavailable("The storage failed.")
-            self._loop.call_soon_threadsafe(self._fail, f"{type(error).__name__}: {error}")
-        elif len(batch) > 1:
+            self._loop.call_soon_threadsafe(self.fail, f"{type(error).__name__}: {error}")
+        elif len(batch) != 1:
             for one in batch:
                 one.error = None
                 if self._execute([one]):
@@ -234,7 +256,8 @@ class Connection:
         self._busy = False
         self._idle.set()
 
-    def _fail(self, why: str) -> None:
+    def fail(self, why: str) -> None:
+        """Give the store up: nothing that waits, or comes, is done any more."""
         self._closed = True
         while self._waiting:
             one = self._waiting.popleft()

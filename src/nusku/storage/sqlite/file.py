@@ -4,6 +4,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,8 @@ from nusku.storage.sqlite import schema
 
 log = structlog.get_logger("nusku.storage")
 
-WAL_PAGES = 4000  # 16 MiB; at this size the log is written back into the file
-CHECKED_BYTES_MAX = 2 << 30  # larger files are not checked after a crash: it takes too long
+WAL_PAGES = 16_000  # 64 MiB; at the latest at this size the log is written back into the file
+CHECKED_AT_ONCE_BYTES = 64 << 20  # larger files are looked over while the server already serves
 
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 
@@ -30,9 +31,10 @@ class File:
 
     def __init__(self, path: Path, synchronous: str) -> None:
         self.path = path = path.resolve()
+        self._looking: sqlite3.Connection | None = None
         self._lock = _lock(path)
         try:
-            self.db = _open(path, synchronous)
+            self.db, self.suspect = _open(path, synchronous)
             self.key, self.boot, self.last_ms = _begin(self.db)
         except BaseException:
             self._unlock()
@@ -46,6 +48,27 @@ class File:
         """Room on the disk for everybody but root."""
         found = os.statvfs(self.path.parent)
         return found.f_bavail * found.f_frsize
+
+    def look_over(self) -> str:
+        """What a crash did to the file; empty when it is whole. Takes long for a large one."""
+        log.info("the store was not closed properly; looking it over", store=str(self.path))
+        with closing(_connect(self.path, "ro")) as reader:
+            self._looking = reader
+            try:
+                return _damage(reader)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                    return ""
+                return str(error)
+            except sqlite3.DatabaseError as error:
+                return str(error)
+            finally:
+                self._looking = None
+
+    def stop_looking(self) -> None:
+        """Let :meth:`look_over` return at once."""
+        if self._looking is not None:
+            self._looking.interrupt()
 
     def remember(self, now_ms: int) -> None:
         """Note in the transaction under way how far the clock has come."""
@@ -95,7 +118,8 @@ def _reason(path: Path, error: OSError) -> str:
     return f"{error.strerror}: {error.filename}"
 
 
-def _open(path: Path, synchronous: str) -> sqlite3.Connection:
+def _open(path: Path, synchronous: str) -> tuple[sqlite3.Connection, bool]:
+    """The database, and whether it has yet to be looked over."""
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StoreRefused(f"SQLite {sqlite3.sqlite_version} is too old: nusku needs 3.35 or newer")
     fresh = not path.exists() or path.stat().st_size == 0
@@ -106,24 +130,26 @@ def _open(path: Path, synchronous: str) -> sqlite3.Connection:
         db = _connect(path, "rw")
         found = _recognise(db, path, fresh)
         _set_up(db, synchronous)
-        if fresh:
-            schema.create(db)
-        elif found < schema.VERSION:
-            schema.migrate(db, found)
-        elif without_log and _meta(db, "open"):
+        crashed = not fresh and bool(_meta(db, "open"))
+        if crashed and without_log:
             raise StoreRefused(
                 f"store {path} was copied without its -wal file while a server had it open, so"
                 " what was acknowledged last is missing; copy a live store with `nusku backup`."
                 " To use the file in spite of that: "
                 f"sqlite3 {path} \"UPDATE meta SET value = 0 WHERE name = 'open'\""
             )
-        elif _meta(db, "open"):
-            _check(db, path)
+        suspect = crashed and path.stat().st_size > CHECKED_AT_ONCE_BYTES
+        if crashed and not suspect and (damage := _damage(db)):
+            raise StoreRefused(f"store {path} is damaged ({damage}); restore a backup")
+        if fresh:
+            schema.create(db)
+        elif found < schema.VERSION:
+            schema.migrate(db, found)
     except (sqlite3.Error, OSError) as error:
         raise StoreRefused(f"store {path} cannot be used: {error}") from None
     if fresh:
         _sync_directory(path.parent)
-    return db
+    return db, suspect
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -183,15 +209,10 @@ def _begin(db: sqlite3.Connection) -> tuple[bytes, int, int]:
     return _meta(db, "key"), _meta(db, "boot"), max(_meta(db, "last_ms"), latest or 0)
 
 
-def _check(db: sqlite3.Connection, path: Path) -> None:
-    """After a crash: is the file still whole?"""
-    if path.stat().st_size <= CHECKED_BYTES_MAX:
-        log.info("the store was not closed properly; looking it over", store=str(path))
-        (first,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if first != "ok":
-            raise StoreRefused(
-                f"store {path} is damaged ({' '.join(first.split())}); restore a backup"
-            )
+def _damage(db: sqlite3.Connection) -> str:
+    """What is wrong with the file; empty when it is whole."""
+    (first,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    return "" if first == "ok" else " ".join(str(first).split())
 
 
 def _meta(db: sqlite3.Connection, name: str) -> Any:
