@@ -74,7 +74,17 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._broker.waiting.close()
-        await super().shutdown(sockets)
+        # Those who still send, or don't read, are hung up on before uvicorn cancels their tasks.
+        patience_s = 0.8 * (self.config.timeout_graceful_shutdown or 0)
+        last_call = asyncio.get_running_loop().call_later(patience_s, self._hang_up)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            last_call.cancel()
+
+    def _hang_up(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 async def _serve(settings: Settings, request_log: RequestLog) -> int:

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 
 def test_expiry_under_load_is_exact_and_stalls_nobody(tmp_path: Path) -> None:
-    verdict = run(Plan(profile="ttl", seed=61, seconds=10), tmp_path)
+    verdict = run(Plan(profile="ttl", seed=61, seconds=8), tmp_path)
     assert verdict.passed
     _, ops = load(tmp_path)
     posted = sum(op.size for op in ops if op.f == "post" and op.out == "ok" and op.ttl < 60)

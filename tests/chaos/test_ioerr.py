@@ -14,6 +14,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.usefixtures("stra
 
 @pytest.mark.parametrize("seed", [31, 32])
 def test_a_failing_disk_ends_the_server_and_loses_nothing(seed: int, tmp_path: Path) -> None:
-    plan = Plan(nemesis="ioerr", seed=seed, strikes=6, pause=(0.2, 0.6))
+    plan = Plan(nemesis="ioerr", seed=seed, strikes=5, pause=(0.2, 0.6))
     assert run(plan, tmp_path).passed
     assert "the store failed" in (tmp_path / "server.log").read_text()

@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 
 def test_a_crowd_breaks_no_promise(tmp_path: Path) -> None:
-    assert run(Plan(profile="crowd", seed=91, seconds=5), tmp_path).passed
+    assert run(Plan(profile="crowd", seed=91, seconds=3), tmp_path).passed
 
 
 def test_connections_over_the_cap_are_shed_and_the_rest_recovers(

@@ -17,11 +17,11 @@ pytestmark = [
     pytest.mark.usefixtures("loop_mounts"),
 ]
 
-CUTS = 10  # in each of the runs
+CUTS = 15  # in each of the runs
 FRESH = random.randrange(10**6)
 
 
-@pytest.mark.parametrize("seed", [21, 22, pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [21, pytest.param(FRESH, id=f"fresh-{FRESH}")])
 def test_nothing_acknowledged_is_lost_by_power_cuts(seed: int, tmp_path: Path) -> None:
     plan = Plan(nemesis="power", seed=seed, strikes=CUTS, pause=(0.1, 0.9))
     assert run(plan, tmp_path).passed

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.usefixtures("stra
 
 DELAY = 0.4  # s, added to each sync
 POSTERS = 32
-LASTS = 4.0  # s
+LASTS = 3.0  # s
 MIB = 1 << 20
 
 

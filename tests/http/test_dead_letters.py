@@ -245,20 +245,20 @@ def test_a_lapsed_claim_counts(brief: Api) -> None:
 
 @pytest.mark.slow
 def test_age_goes_along_and_the_own_ttl_counts_from_the_move(brief: Api) -> None:
-    arrange(brief, count=0, _dead_letter_queue_messages_ttl=2)
+    arrange(brief, count=0, _dead_letter_queue_messages_ttl=1)
     [message_id] = brief.post_bodies("q", 1, ttl=600)
-    eventually(lambda: expect(brief.message("q", message_id), 200)["age"] >= 2)
+    eventually(lambda: expect(brief.message("q", message_id), 200)["age"] >= 1)
     expect(brief.claim("q"), 204)
     [moved] = expect(brief.list_messages("dead", "?echo=true"), 200)["messages"]
-    assert moved["ttl"] == 2
-    assert moved["age"] >= 2
+    assert moved["ttl"] == 1
+    assert moved["age"] >= 1
     eventually(lambda: brief.stats("dead")["total"] == 0)
 
 
 @pytest.mark.slow
 def test_without_a_ttl_of_its_own_a_dead_letter_keeps_its_expiry(brief: Api) -> None:
     arrange(brief, count=0)
-    brief.post_bodies("q", 1, ttl=2)
+    brief.post_bodies("q", 1, ttl=1)
     expect(brief.claim("q"), 204)
     assert brief.listed("dead") == [1]
-    eventually(lambda: brief.listed("dead") == [], within_s=5)
+    eventually(lambda: brief.stats("dead")["total"] == 0)

@@ -84,6 +84,8 @@ def test_the_volume_counts_all_queues_of_all_projects(admin: Api) -> None:
     assert after["claimed"] - before["claimed"] == 2
     assert after["free"] - before["free"] == 2
     assert after["total"] == after["free"] + after["claimed"]
+    expect(admin.drop("q"), 204)
+    assert volume(admin)["total"] - before["total"] == 1
 
 
 def test_the_probe_leaves_nothing_behind(admin: Api) -> None:

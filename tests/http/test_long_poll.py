@@ -33,7 +33,7 @@ def waiting(
 ) -> Future[httpx.Response]:
     """Send a request that waits, and give it the time to arrive."""
     answer = threads.submit(request, *args, **more)
-    time.sleep(0.2)
+    time.sleep(0.1)
     return answer
 
 
@@ -188,7 +188,7 @@ def test_a_waiting_list_does_not_answer_with_what_is_hidden(
     either.post_bodies("q", "mine")
     either.post_bodies("other", "elsewhere")
     either.stranger().post_bodies("q", "foreign")
-    time.sleep(0.2)
+    time.sleep(0.1)
     assert not answer.done()
     either.somebody_else().post_bodies("q", "theirs")
     assert [message["body"] for message in soon(answer, 200)["messages"]] == ["theirs"]
@@ -320,7 +320,7 @@ def test_many_waiters_on_one_queue_get_one_message_each(
 ) -> None:
     expect(api.create("q"), 201)
     claims = [threads.submit(api.claim, "q", f"?wait={LONG_S}&limit=1") for _ in range(20)]
-    time.sleep(0.3)
+    time.sleep(0.2)
     ids = api.post_bodies("q", *range(10))
     ids += [api.post_bodies("q", n)[0] for n in range(10)]
     got = [message["id"] for claim in claims for message in soon(claim, 201)["messages"]]
@@ -332,7 +332,7 @@ def test_one_message_answers_one_waiter_and_the_next_the_next(
 ) -> None:
     expect(api.create("q"), 201)
     claims = [threads.submit(api.claim, "q", f"?wait={LONG_S}") for _ in range(5)]
-    time.sleep(0.2)
+    time.sleep(0.1)
     for n in range(1, 6):
         api.post_bodies("q", n)
         eventually(lambda n=n: sum(claim.done() for claim in claims) == n)  # type: ignore[misc]
@@ -344,7 +344,7 @@ def test_all_readers_of_one_queue_are_answered(either: Api, threads: ThreadPoolE
     readers = [
         threads.submit(either.list_messages, "q", f"?wait={LONG_S}&echo=true") for _ in range(10)
     ]
-    time.sleep(0.2)
+    time.sleep(0.1)
     either.post_bodies("q", 1)
     for reader in readers:
         assert len(soon(reader, 200)["messages"]) == 1
@@ -352,7 +352,7 @@ def test_all_readers_of_one_queue_are_answered(either: Api, threads: ThreadPoolE
 
 def test_waiters_do_not_hold_up_other_requests(api: Api, threads: ThreadPoolExecutor) -> None:
     claims = [threads.submit(api.claim, "q", "?wait=2") for _ in range(20)]
-    time.sleep(0.2)
+    time.sleep(0.1)
     seconds, answer = took(lambda: api.get("/v2/ping"))
     expect(answer, 204)
     assert seconds < 1
@@ -371,7 +371,7 @@ def test_a_client_that_has_gone_away_claims_nothing(api: Api) -> None:
             path = api.path("q", "claims") + f"?wait={LONG_S}"
             connection.send(raw_request("POST", path, api.headers))
             time.sleep(0.1)
-    time.sleep(0.2)
+    time.sleep(0.1)
     api.post_bodies("q", 1)
     stats = api.stats("q")
     assert (stats["claimed"], stats["free"]) == (0, 1)
@@ -387,7 +387,7 @@ def test_one_gone_client_does_not_take_the_turn_of_the_others(
         connection.send(raw_request("POST", path, api.headers))
         time.sleep(0.1)
         answer = waiting(threads, api.claim, "q", f"?wait={LONG_S}&limit=1")
-    time.sleep(0.2)
+    time.sleep(0.1)
     api.post_bodies("q", 1)
     assert [message["body"] for message in soon(answer, 201)["messages"]] == [1]
 

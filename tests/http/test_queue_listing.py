@@ -305,6 +305,13 @@ def test_a_filter_value_is_literal_text(value: str, either: Api) -> None:
     assert either.names(f"?k={quote(value, safe='')}") == ["hit"]
 
 
+def test_a_number_as_filter_does_not_mean_a_boolean(either: Api) -> None:
+    expect(either.create("boolean", {"yes": True, "no": False}), 201)
+    expect(either.create("number", {"yes": 1, "no": 0}), 201)
+    assert either.names("?yes=1") == ["number"]
+    assert either.names("?no=0") == ["number"]
+
+
 @pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 2**63, 10**30])
 def test_a_huge_number_as_filter_does_no_harm(number: int, either: Api) -> None:
     if -(2**63) <= number < 2**63:

@@ -347,7 +347,7 @@ def test_a_head_without_end_is_cut_off_at_the_limit(start: bytes, piece: bytes, 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first request", "later request"])
 @pytest.mark.parametrize("slices", [1, 7], ids=["in one piece", "in pieces"])
-@pytest.mark.parametrize("size", [HEAD_MAX + 1, 60_000, 200_000])
+@pytest.mark.parametrize("size", [HEAD_MAX + 8, 60_000, 200_000])
 def test_a_head_over_the_limit_is_refused(size: int, slices: int, again: bool, api: Api) -> None:
     before = request(api, "GET", "/v2/ping") if again else b""
     bare = request(api, "PUT", "/v2/queues/q", (b"X-Padding", b""))
@@ -816,7 +816,7 @@ def test_requests_sent_at_once_without_end_do_not_pile_up(
     converse(server, data[: len(data) // 5], patience_s=0.5)  # arenas and caches are there now
     with growth_watched(server) as growth, connect(server) as connection:
         connection.setblocking(False)
-        deadline, sent_bytes = time.monotonic() + 2.5, 0
+        deadline, sent_bytes = time.monotonic() + 1.5, 0
         while time.monotonic() < deadline:
             try:
                 sent_bytes += connection.send(data)

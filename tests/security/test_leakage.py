@@ -306,8 +306,8 @@ class Tour:
 def settled(server: LiveServer) -> str:
     """What the server has logged, once it has nothing more to say."""
     text, calm_since = server.log(), time.monotonic()
-    while time.monotonic() - calm_since < 0.5:
-        time.sleep(0.1)
+    while time.monotonic() - calm_since < 0.4:
+        time.sleep(0.05)
         now = server.log()
         if now != text:
             text, calm_since = now, time.monotonic()
@@ -317,9 +317,12 @@ def settled(server: LiveServer) -> str:
 FORMATS = ["json", pytest.param("text", marks=pytest.mark.slow)]
 
 
-@pytest.fixture(params=FORMATS)
-def talkative(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path, log_level="debug", log_format=request.param) as server:
+@pytest.fixture(scope="module", params=FORMATS)
+def talkative(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("talkative")
+    with LiveServer(folder, log_level="debug", log_format=request.param) as server:
         yield server
 
 
@@ -432,7 +435,7 @@ SABOTAGE = """
 """
 
 
-@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("log_format", FORMATS)
 def test_an_unexpected_failure_tells_the_client_nothing_but_a_request_id(
     log_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

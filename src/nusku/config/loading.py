@@ -130,7 +130,12 @@ def _refusal(name: str, value: object, source: str, allowed: str) -> str:
 
 def _shown(value: object) -> str:
     """A value on one line, shortened, with passwords masked."""
-    text = repr(masked(value)) if isinstance(value, str) else repr(value)
+    if isinstance(value, list):
+        text = f"[{', '.join(map(_shown, value))}]"
+    elif isinstance(value, dict):  # what is in it may be secret
+        text = f"{{{', '.join(f'{key} = …' for key in value)}}}"
+    else:
+        text = repr(masked(value)) if isinstance(value, str) else repr(value)
     return text if len(text) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 1]}…"
 
 

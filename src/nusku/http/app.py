@@ -204,7 +204,13 @@ class Pipeline:
         operation = req.operation or "unrouted"
         self._metrics.operation(operation, status, seconds)
         ctx = getattr(req, "ctx", None)
-        self._log.line(req.id, ctx.project if ctx else "", operation, status, seconds * 1000)
+        self._log.line(
+            req.id,
+            ctx.project[: rules.PROJECT_MAX] if ctx else "",
+            operation,
+            status,
+            seconds * 1000,
+        )
 
 
 _ACCEPTED = frozenset((b"*/*", b"application/json", b"application/*"))

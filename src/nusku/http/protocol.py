@@ -4,13 +4,19 @@ One sweep a second looks at all connections; nothing is armed for each request.
 """
 
 import asyncio
+import re
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from nusku.config import Settings
+from nusku.http.request import DRAINED_BYTES_MAX
+
+PIPELINED_MAX = 1000  # requests sent ahead on one connection
 
 _IDLE = float("inf")
+_VERSIONS = ("1.1", "1.0")
 
 
 class Joined:
@@ -35,7 +41,8 @@ class Joined:
 
     def flush(self) -> None:
         if self._parts:
-            self._transport.write(b"".join(self._parts))
+            if not self._transport.is_closing():
+                self._transport.write(b"".join(self._parts))
             self._parts.clear()
 
     def close(self) -> None:
@@ -43,17 +50,47 @@ class Joined:
         self._transport.close()
 
 
+class _Dropped(list[tuple[bytes, bytes]]):
+    """Where the fields behind a chunked body go: nothing that comes late may pass for a header."""
+
+    def append(self, field: tuple[bytes, bytes]) -> None:
+        """Forget it."""
+
+
+async def _ask_late(app: Any, scope: Any, receive: Any, send: Any) -> None:
+    """Falcon takes the first event of a request before it looks at it, and that would tell a
+    client that asked first (Expect: 100-continue) to send a body which may yet be refused.
+    """
+    events = [{"type": "http.request", "body": b"", "more_body": True}]
+
+    async def receive_late() -> Any:
+        return events.pop() if events else await receive()
+
+    await app(scope, receive_late, send)
+
+
+_NO_HEADERS = _Dropped()
+# Asking for another protocol makes the parser stop at the head; we speak this one only.
+_UPGRADE = re.compile(rb"(\r\n)upgrade[ \t]*:", re.IGNORECASE)
+
+
 def protocol(settings: Settings) -> type[HttpToolsProtocol]:
-    """Uvicorn's HTTP/1.1 protocol with the limits of these settings."""
+    """uvicorn's HTTP/1.1 protocol with the limits of these settings."""
     header_timeout, body_timeout = settings.header_timeout, settings.body_timeout
     write_timeout, head_max = settings.write_timeout, settings.max_header_size
     connections_max = settings.max_connections
+    # A chunk of one byte takes six on the wire.
+    body_max = DRAINED_BYTES_MAX + 6 * max(
+        settings.max_messages_post_size, settings.max_queue_metadata
+    )
 
     class Protocol(HttpToolsProtocol):
         """``head_due`` and the like are when patience ends, by the loop's clock."""
 
         head_due = body_due = write_due = _IDLE
-        head_bytes = 0
+        head_bytes = body_bytes = unsent_bytes = 0
+        running: RequestResponseCycle | None = None
+        hopeless = False  # what comes is not HTTP; hang up when all that came before is answered
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             self.joined = Joined(transport, self.loop)
@@ -63,11 +100,29 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
                 transport.close()
             self.head_due = self.loop.time() + header_timeout
 
+        def connection_lost(self, exc: Exception | None) -> None:
+            for cycle in (self.running, *(queued for queued, _ in self.pipeline)):
+                if cycle is not None and not cycle.response_complete:
+                    cycle.disconnected = True
+                    cycle.message_event.set()
+            self.pipeline.clear()
+            super().connection_lost(exc)
+
         def data_received(self, data: bytes) -> None:
+            if self.hopeless:
+                return
             if self.body_due is _IDLE:
                 self.head_bytes += len(data)
                 if self.head_bytes > head_max and self.head_too_large(data):
                     self.refuse(f"The request line and headers are limited to {head_max} bytes.")
+                    return
+                if b"pgrade" in data or b"PGRADE" in data:
+                    head, end, rest = data.partition(b"\r\n\r\n")
+                    data = _UPGRADE.sub(rb"\1x-upgrade:", head) + end + rest
+            else:
+                self.body_bytes += len(data)
+                if self.body_bytes > body_max:
+                    self.transport.abort()
                     return
             super().data_received(data)
 
@@ -81,39 +136,60 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
             self.head_due = self.loop.time() + header_timeout
 
         def on_headers_complete(self) -> None:
+            # The parser answers 400 to what is raised here.
             if not self.url.isascii():
-                raise ValueError("the URL must be ASCII")  # the parser answers 400
-            self.head_due, self.head_bytes = _IDLE, 0
+                raise ValueError("the URL must be ASCII")
+            if self.parser.get_http_version() not in _VERSIONS:
+                raise ValueError("only HTTP/1.0 and 1.1 are spoken")
+            if len(self.pipeline) >= PIPELINED_MAX:
+                raise ValueError("too many requests were sent ahead")
+            self.head_due, self.head_bytes, self.body_bytes = _IDLE, 0, 0
             self.body_due = self.loop.time() + body_timeout
             super().on_headers_complete()
+            self.headers = _NO_HEADERS
 
         def on_message_complete(self) -> None:
             self.body_due = _IDLE
             super().on_message_complete()
 
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+            self.running = cycle
+            if cycle.waiting_for_100_continue:
+                app = partial(_ask_late, app)
+            super()._start_asgi_task(cycle, app)
+
         def on_response_complete(self) -> None:
             self.joined.flush()
             super().on_response_complete()
+            if self.hopeless and not self.pipeline:
+                self.joined.close()
 
-        def pause_writing(self) -> None:
-            self.write_due = self.loop.time() + write_timeout
-            super().pause_writing()
+        def send_400_response(self, msg: str) -> None:
+            """Say that it is not HTTP; but what came before it is answered first, and alone."""
+            broken_body = self.body_due is not _IDLE and not self.pipeline
+            if broken_body and self.cycle is not None:
+                self.cycle.disconnected = True  # it can't be served any more
+                self.cycle.message_event.set()
+            if not broken_body and self.running and not self.running.response_complete:
+                self.hopeless = True
+            elif not self.transport.is_closing():
+                self.joined.write(_REFUSED % (len(msg) + 44, msg.encode()))
+                self.joined.close()
 
-        def resume_writing(self) -> None:
-            self.write_due = _IDLE
-            super().resume_writing()
-
-        def refuse(self, why: str) -> None:
-            """Answer a request that cannot be understood, and hang up."""
-            if not self.transport.is_closing():
-                self.send_400_response(why)
+        refuse = send_400_response
 
         def sweep(self, now: float) -> None:
-            """Hang up on a client that takes too long."""
+            """Hang up on a client that takes too long, to send or to read."""
+            unsent = self.transport.get_write_buffer_size()
+            if not unsent:
+                self.write_due = _IDLE
+            elif self.write_due is _IDLE or unsent < self.unsent_bytes:
+                self.write_due = now + write_timeout
+            self.unsent_bytes = unsent
             if now >= self.write_due:
                 self.transport.abort()
             elif now >= self.head_due or now >= self.body_due:
-                self.transport.close()
+                self.joined.close()
 
     return Protocol
 
@@ -128,6 +204,10 @@ async def sweep_for_ever(connections: set[Any]) -> None:
             connection.sweep(now)
 
 
+_REFUSED = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b'content-length: %d\r\n\r\n{"title":"400 Bad Request","description":"%b"}'
+)
 _BUSY_BODY = (
     b'{"title":"Service temporarily unavailable","description":"There are too many connections.'
     b' Please try again in a few seconds."}'

@@ -1,5 +1,6 @@
 """Queues and topics over HTTP (contract http-v2.md sections 3 and 8)."""
 
+import re
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from nusku.http.request import Request
 from nusku.http.wire import Json, encode
 from nusku.model import Kind, Message, QueueKey
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 PATCH_TYPE = "application/openstack-messaging-v2.0-json-patch"
 
 
@@ -122,7 +124,4 @@ class QueueHandlers:
 
 
 def _number_or_text(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text
+    return int(text) if _INTEGER.fullmatch(text) else text

@@ -43,23 +43,17 @@ class _PoppedWithChecksum(_Popped, gc=False):
 
 class _NewMessage(msgspec.Struct, gc=False):
     body: msgspec.Raw
-    ttl: int | bool | msgspec.UnsetType = msgspec.UNSET
-    delay: int | bool | msgspec.UnsetType = msgspec.UNSET
+    ttl: Any = msgspec.UNSET
+    delay: Any = msgspec.UNSET
 
 
 class _Post(msgspec.Struct, gc=False):
-    messages: list[_NewMessage] | None = None
-
-
-class _Claim(msgspec.Struct, gc=False):
-    ttl: int | bool | None = None
-    grace: int | bool | None = None
-    limit: Any = None
+    messages: msgspec.Raw
 
 
 _decode_any = msgspec.json.Decoder().decode
 _decode_post = msgspec.json.Decoder(_Post).decode
-_decode_claim = msgspec.json.Decoder(_Claim).decode
+_decode_messages = msgspec.json.Decoder(list[_NewMessage]).decode
 
 _MAYBE_BIG = re.compile(rb"[0-9]{19}")
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
@@ -75,30 +69,33 @@ class Json:
         """The document, an object or array. Raises InvalidBody and says what is wrong with it."""
         if not data:
             raise InvalidBody("The body is missing: the body could not be parsed.")
-        if data.count(b"[") + data.count(b"{") > self._depth_max:
-            self._check_depth(data)
         try:
             document = _decode_any(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidBody(f"The body could not be parsed: {error}.") from None
         if not isinstance(document, dict | list):
             raise InvalidBody("The body could not be parsed: it must be a JSON object or array.")
+        if data.count(b"[") + data.count(b"{") > self._depth_max:
+            self._check_depth(document)
         if _MAYBE_BIG.search(data):
             _check_integers(document)
         return document
 
-    def _check_depth(self, data: bytes) -> None:
-        depth = 0
-        for mark in _OUTSIDE_STRINGS.findall(data):
-            if mark in b"[{":
-                depth += 1
-                if depth > self._depth_max:
-                    raise InvalidBody(
-                        "The body could not be parsed: it is nested deeper than"
-                        f" {self._depth_max} levels."
-                    )
-            elif mark in b"]}":
-                depth -= 1
+    def _check_depth(self, document: Any) -> None:
+        level, depth = [document], 0
+        while level:
+            depth += 1
+            if depth > self._depth_max:
+                raise InvalidBody(
+                    "The body could not be parsed: it is nested deeper than"
+                    f" {self._depth_max} levels."
+                )
+            level = [
+                inner
+                for outer in level
+                for inner in (outer.values() if isinstance(outer, dict) else outer)
+                if isinstance(inner, dict | list)
+            ]
 
     def object(self, data: bytes | None) -> dict[str, Any]:
         """The document, which must be an object."""
@@ -112,35 +109,28 @@ class Json:
         document = self.check(data)
         if not isinstance(document, dict) or "messages" not in document:
             raise Invalid("The body has no key 'messages'.")
+        if not isinstance(document["messages"], list):
+            raise InvalidBody("'messages' must be an array.")
         assert data is not None  # noqa: S101 - checked above
         try:
-            new = _decode_post(data).messages
+            # The last of equal keys counts, here as in the document.
+            new = _decode_messages(_decode_post(data).messages)
         except msgspec.ValidationError as error:
-            raise InvalidBody(_told(error)) from None
-        if new is None:
-            raise InvalidBody("'messages' must be an array.")
-        unset = msgspec.UNSET
+            raise InvalidBody(f"The body is not of the right shape: {error}.") from None
         return [
-            NewMessage(
-                bytes(m.body),
-                None if m.ttl is unset else int(m.ttl),
-                None if m.delay is unset else int(m.delay),
-            )
-            for m in new
+            NewMessage(bytes(m.body), _given("ttl", m.ttl), _given("delay", m.delay)) for m in new
         ]
 
     def claim(self, data: bytes | None) -> tuple[ClaimTerms, int | None]:
         """``{"ttl", "grace", "limit"}``, all optional; a limit that makes no sense is ignored."""
-        document = self.check(data)
-        if not isinstance(document, dict):
-            raise InvalidBody("The body must be a JSON object.")
-        assert data is not None  # noqa: S101 - checked above
-        try:
-            claim = _decode_claim(data)
-        except msgspec.ValidationError as error:
-            raise InvalidBody(_told(error)) from None
-        limit = claim.limit if type(claim.limit) is int else None
-        return ClaimTerms(_whole(claim.ttl), _whole(claim.grace)), limit
+        document = self.object(data)
+        limit = document.get("limit")
+        ttl_s, grace_s = document.get("ttl"), document.get("grace")
+        terms = ClaimTerms(
+            None if ttl_s is None else _integer("ttl", ttl_s),
+            None if grace_s is None else _integer("grace", grace_s),
+        )
+        return terms, limit if type(limit) is int else None
 
     def changes(self, data: bytes | None) -> list[Change]:
         """A metadata patch (contract http-v2.md section 3.5)."""
@@ -163,21 +153,15 @@ class Json:
         return types
 
 
-def _whole(value: int | bool | None) -> int | None:
+def _integer(what: str, value: Any) -> int:
     """True counts as 1, as it always did on this wire."""
-    return None if value is None else int(value)
+    if not isinstance(value, int):
+        raise InvalidBody(f"'{what}' must be an integer.")
+    return int(value)
 
 
-_OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-
-
-def _told(error: msgspec.ValidationError) -> str:
-    told = (
-        str(error)
-        .replace("`bool | int | null`", "an integer")
-        .replace("`bool | int`", "an integer")
-    )
-    return f"The body is not of the right shape: {told}."
+def _given(what: str, value: Any) -> int | None:
+    return None if value is msgspec.UNSET else _integer(what, value)
 
 
 def _check_integers(value: Any) -> None:

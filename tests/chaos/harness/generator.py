@@ -34,8 +34,8 @@ class Profile:
     short_share: float = 0.25  # of posts whose messages soon expire
     short_ttl: tuple[int, int] = (4, 12)  # s
     delay_share: float = 0.05
-    claim_ttl: tuple[int, int] = (2, 4)  # s
-    backlog: int = 300  # messages a queue, at which its producers pause
+    claim_ttl: tuple[int, int] = (2, 3)  # s
+    backlog: int = 100  # messages a queue, at which its producers pause
     think: float = 0.003  # s, on average, between two operations of an agent
 
 
@@ -44,7 +44,7 @@ PROFILES: dict[str, Profile] = {
     "fifo": Profile(queues=("fifo-0",), workers=1, readers=4, short_share=0, batch=3),
     "claims": Profile(projects=1, queues=("jobs-0",), workers=8, readers=1, short_share=0.1),
     "fanout": Profile(queues=("feed",), producers=1, workers=0, readers=8, backlog=3000),
-    "crowd": Profile(producers=120, workers=120, listers=20, readers=4, think=0.05, backlog=5000),
+    "crowd": Profile(producers=120, workers=120, listers=20, think=0.05, backlog=500),
     "ttl": Profile(workers=2, short_share=0.9, short_ttl=(2, 4), batch=20, backlog=5000),
 }
 

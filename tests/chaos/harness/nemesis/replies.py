@@ -11,7 +11,7 @@ from tests.chaos.harness.nemesis.base import Nemesis
 from tests.chaos.harness.stage import Stage
 
 SHARE = 0.1  # of replies that are lost while it strikes
-LASTS = 2.0  # s
+LASTS = 1.5  # s
 
 
 class Proxy:

@@ -13,7 +13,7 @@ from tests.chaos.harness.nemesis.base import Nemesis
 from tests.chaos.harness.stage import Stage
 
 DELAY = 0.4  # s
-LASTS = 3.0  # s
+LASTS = 2.0  # s
 
 
 class SlowDisk(Nemesis):
