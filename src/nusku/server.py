@@ -19,7 +19,7 @@ from nusku import http
 from nusku.broker import Broker
 from nusku.clock import steady_clock
 from nusku.config import Settings, masked
-from nusku.errors import StoreRefused
+from nusku.errors import StoreRefused, Unavailable
 from nusku.logs import RequestLog, configure
 from nusku.metrics import Metrics
 from nusku.storage import MessageStore, Store, StoreOptions, open_store
@@ -136,7 +136,6 @@ def _build(settings: Settings, store: Store, metrics: Metrics, request_log: Requ
         server_header=False,
         proxy_headers=False,
         backlog=4096,
-        timeout_keep_alive=int(settings.keep_alive_timeout),
         timeout_graceful_shutdown=int(settings.shutdown_timeout),
     )
     server = Server(config, broker)
@@ -175,8 +174,8 @@ async def _housekeeping(messages: MessageStore) -> None:
     while True:
         try:
             done = await messages.expire(EXPIRED_AT_ONCE)
-        except Exception:
-            log.exception("housekeeping failed")
+        except Unavailable as error:
+            log.warning("housekeeping has to wait", reason=error.detail)
             done = 0
         await asyncio.sleep(HOUSEKEEPING_PAUSE_S if done else HOUSEKEEPING_REST_S)
 

@@ -174,7 +174,7 @@ async def test_a_caller_that_goes_away_disturbs_no_other(house: House) -> None:
 async def test_claims_whose_callers_went_away_are_whole_or_not_there(house: House) -> None:
     ref = await house.queue()
     await house.fill(ref, 100)
-    tasks = [asyncio.create_task(house.messages.claim(ref, 5, 60, 60)) for _ in range(20)]
+    tasks = [asyncio.ensure_future(house.messages.claim(ref, 5, 60, 60)) for _ in range(20)]
     await asyncio.sleep(0)
     for task in tasks[::2]:
         task.cancel()
@@ -232,7 +232,7 @@ async def test_moves_at_once_with_claims_and_pops_lose_and_double_nothing(house:
 async def test_a_queue_dropped_among_posts_keeps_nothing_from_before(house: House) -> None:
     old = await house.queue()
     posts = [asyncio.create_task(house.post(old, str(n))) for n in range(20)]
-    drop = asyncio.create_task(house.messages.drop(old.key))
+    drop = asyncio.ensure_future(house.messages.drop(old.key))
     late = [asyncio.create_task(house.post(old, str(n))) for n in range(20)]
     await asyncio.gather(*posts, drop, *late, return_exceptions=True)
     new = await house.queue()

@@ -5,9 +5,9 @@ The clock turns in whole seconds, so a rounded deadline never makes a difference
 
 import asyncio
 import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -76,8 +76,11 @@ class Storage(RuleBasedStateMachine):
             self.runner.close()
             self.directory.cleanup()
 
-    def run(self, answer: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(answer)
+    def run(self, answer: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await answer
+
+        return self.runner.run(wait())
 
     def now(self) -> int:
         return self.house.clock()

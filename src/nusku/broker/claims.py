@@ -1,7 +1,7 @@
 """Claims: create, get, renew, release; and where messages go that were claimed too often."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple
 
 from nusku.broker import codec, ids, rules
@@ -99,9 +99,9 @@ class Claims:
                     room.call_in((result[1].due_ms - result[1].now_ms) / 1000)
                 await room.wait(until, calls, claiming=True)
 
-    async def _attempt(
+    def _attempt(
         self, key: QueueKey, limit: int, ttl_s: int, grace_s: int
-    ) -> tuple[tuple[str, View] | None, Claimed] | None:
+    ) -> Awaitable[tuple[tuple[str, View] | None, Claimed] | None]:
         async def claim(queue: Queue) -> tuple[tuple[str, View] | None, Claimed]:
             rounds, got = ROUNDS, None
             while got is None or (got.spent and not got.claim and rounds):
@@ -117,7 +117,7 @@ class Claims:
             self._waiting.call_in(key, ttl_s + 0.1)
             return (got.claim, View.of(queue.ref, got.messages, got.now_ms)), got
 
-        return await self._queues.use(key, claim)
+        return self._queues.use(key, claim)
 
     def _give_back(
         self,

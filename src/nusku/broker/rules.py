@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from nusku.config import Settings
@@ -21,6 +22,7 @@ RETRY_NUMBERS = (
 RETRY_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
 
 
+@lru_cache(maxsize=4096)
 def legal_name(name: str) -> bool:
     """1 to 64 of ``A-Za-z0-9_-.``; ``.`` and ``..`` could not be addressed by most clients."""
     return _NAME.fullmatch(name) is not None and name not in (".", "..")

@@ -11,7 +11,7 @@ import structlog
 from falcon.asgi import Response
 
 from nusku.auth import Identity
-from nusku.broker import Broker, permit, rules
+from nusku.broker import OPERATIONS, Broker, permit, rules
 from nusku.config import Settings
 from nusku.errors import (
     Invalid,
@@ -112,19 +112,8 @@ class Resource:
 
     def __init__(self, route: Route) -> None:
         self.route = route
-        for method, (operation, handler) in route.methods.items():
-            setattr(self, f"on_{method.lower()}", self._responder(operation, handler))
-
-    def _responder(self, operation: str, handler: Handler) -> Handler:
-        if self.route.checks != "checked" or operation == "home:get":
-            return handler
-
-        async def respond(req: Request, resp: Response, **params: str) -> None:
-            # The broker asks again; here it comes before the body is read (section 1.2).
-            permit(req.ctx, operation)
-            await handler(req, resp, **params)
-
-        return respond
+        for method, (_, handler) in route.methods.items():
+            setattr(self, f"on_{method.lower()}", handler)
 
 
 class Pipeline:
@@ -191,6 +180,9 @@ class Pipeline:
         extra = head.get(b"extra-spec")
         if extra and extra[0] != 0x3A and extra.partition(b":")[0] != b"messagecode":
             raise Invalid("EXTRA-SPEC names a scheme that is not known: use messagecode.")
+        if req.operation in OPERATIONS:
+            # The broker asks again; here it comes before the body is read (section 1.2).
+            permit(req.ctx, req.operation)
 
     async def process_response(
         self, req: Request, resp: Response, resource: Resource | None, succeeded: bool

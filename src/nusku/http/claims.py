@@ -35,9 +35,8 @@ class ClaimHandlers:
             terms, wanted = self._json.claim(body)
             if limit is None and wanted is not None and 1 <= wanted <= most:
                 size = wanted
-        claimed = await while_connected(
-            req, wait_s, self._claims.create(req.ctx, self._key(req, name), terms, size, wait_s)
-        )
+        work = self._claims.create(req.ctx, self._key(req, name), terms, size, wait_s)
+        claimed = await (while_connected(req, work) if wait_s else work)
         if claimed is None:
             resp.status = 204
             return

@@ -49,20 +49,17 @@ class MessageHandlers:
         held, delayed = req.boolean("include_claimed"), req.boolean("include_delayed")
         size = req.page_size(limit, self._settings.max_messages_per_page)
         wait_s = req.wait_s(self._settings.max_wait)
-        page = await while_connected(
-            req,
-            wait_s,
-            self._messages.page(
-                req.ctx,
-                key,
-                req.string("marker") or "",
-                size,
-                echo=bool(echo),
-                held=bool(held),
-                delayed=bool(delayed),
-                wait_s=wait_s,
-            ),
+        work = self._messages.page(
+            req.ctx,
+            key,
+            req.string("marker") or "",
+            size,
+            echo=bool(echo),
+            held=bool(held),
+            delayed=bool(delayed),
+            wait_s=wait_s,
         )
+        page = await (while_connected(req, work) if wait_s else work)
         shown = wire.messages(page)
         links = []
         if shown:

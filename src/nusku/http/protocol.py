@@ -23,21 +23,25 @@ class Joined:
     """A transport that sends what is written in one go with one system call.
 
     uvicorn writes the head of an answer and its body apart, and uvloop would send each at once.
+    The head waits here for the body; that of an answer in chunks does not wait, since its body
+    may take its time.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._loop = loop
         self._parts: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if not self._parts:
-            self._loop.call_soon(self.flush)
-        if data:
+        if self._parts or (
+            data.startswith((b"HTTP/1.1 2", b"HTTP/1.1 4", b"HTTP/1.1 5"))
+            and b"transfer-encoding: chunked" not in data
+        ):
             self._parts.append(data)
+        elif data and not self._transport.is_closing():
+            self._transport.write(data)
 
     def flush(self) -> None:
         if self._parts:
@@ -78,7 +82,7 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
     """uvicorn's HTTP/1.1 protocol with the limits of these settings."""
     header_timeout, body_timeout = settings.header_timeout, settings.body_timeout
     write_timeout, head_max = settings.write_timeout, settings.max_header_size
-    connections_max = settings.max_connections
+    connections_max, keep_alive_timeout = settings.max_connections, settings.keep_alive_timeout
     # A chunk of one byte takes six on the wire.
     body_max = DRAINED_BYTES_MAX + 6 * max(
         settings.max_messages_post_size, settings.max_queue_metadata
@@ -93,7 +97,7 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
         hopeless = False  # what comes is not HTTP; hang up when all that came before is answered
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self.joined = Joined(transport, self.loop)
+            self.joined = Joined(transport)
             super().connection_made(self.joined)  # type: ignore[arg-type] # it has all they use
             if len(self.connections) > connections_max:
                 transport.write(_BUSY)
@@ -159,10 +163,19 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
             super()._start_asgi_task(cycle, app)
 
         def on_response_complete(self) -> None:
+            # As uvicorn does it, but without a timer for each answer: the sweep sees to those
+            # who keep a connection and don't use it.
             self.joined.flush()
-            super().on_response_complete()
-            if self.hopeless and not self.pipeline:
+            self.server_state.total_requests += 1
+            if self.transport.is_closing():
+                return
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            elif self.hopeless:
                 self.joined.close()
+            elif self.body_due is _IDLE:
+                self.head_due = self.loop.time() + keep_alive_timeout
 
         def send_400_response(self, msg: str) -> None:
             """Say that it is not HTTP; but what came before it is answered first, and alone."""

@@ -9,10 +9,8 @@ from nusku.http.request import ClientGone, Request
 T = TypeVar("T")
 
 
-async def while_connected(req: Request, wait_s: int, answer: Awaitable[T]) -> T:
+async def while_connected(req: Request, answer: Awaitable[T]) -> T:
     """The answer; when the client hangs up first, cancel the work. Raises ClientGone."""
-    if not wait_s:
-        return await answer
     work = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(req.gone())
     try:

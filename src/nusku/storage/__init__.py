@@ -57,20 +57,20 @@ class MessageStore(Protocol):
     Positions that don't exist are passed over by every operation that takes positions.
     """
 
-    async def admit(self, ref: QueueRef) -> None:
+    def admit(self, ref: QueueRef) -> Awaitable[None]:
         """Make this generation and version of the queue the current one.
 
         A new generation starts empty; a new version of the same keeps its messages.
         """
 
-    async def add(self, posts: Sequence[tuple[QueueRef, Sequence[Draft]]]) -> list[list[int]]:
+    def add(self, posts: Sequence[tuple[QueueRef, Sequence[Draft]]]) -> Awaitable[list[list[int]]]:
         """Append to one or several queues, all or nothing; return the positions.
 
         A draft whose ``dedup`` key is present in its queue is not added again: its position is
         that of the message already there. Raises Stale, StoreFull.
         """
 
-    async def page(
+    def page(
         self,
         ref: QueueRef,
         after: int,
@@ -79,23 +79,23 @@ class MessageStore(Protocol):
         held: bool = False,
         delayed: bool = False,
         without_client: str | None = None,
-    ) -> Found:
+    ) -> Awaitable[Found]:
         """Up to ``limit`` messages behind position ``after``, oldest first.
 
         Free ones; with ``held`` and ``delayed`` those too; without those of one client.
         """
 
-    async def get(self, ref: QueueRef, positions: Sequence[int]) -> Found:
+    def get(self, ref: QueueRef, positions: Sequence[int]) -> Awaitable[Found]:
         """Those of these that are alive, in the order asked for."""
 
-    async def claim(
+    def claim(
         self,
         ref: QueueRef,
         limit: int,
         ttl_s: int,
         grace_s: int,
         max_count: int | None = None,
-    ) -> Claimed:
+    ) -> Awaitable[Claimed]:
         """Hold up to ``limit`` free messages, oldest first, for ``ttl_s``.
 
         (Just after very many lapsed at once, only roughly the oldest: they come back in steps.)
@@ -105,29 +105,29 @@ class MessageStore(Protocol):
         claimed that often are not held but reported as spent. Raises Stale.
         """
 
-    async def claimed(self, ref: QueueRef, claim: str) -> Claim | None:
+    def claimed(self, ref: QueueRef, claim: str) -> Awaitable[Claim | None]:
         """The live claim and what it holds; None when it is over or holds nothing any more."""
 
-    async def renew(
+    def renew(
         self,
         ref: QueueRef,
         claim: str,
         ttl_s: int,
         grace_s: int,
         positions: Sequence[int] | None = None,
-    ) -> bool:
+    ) -> Awaitable[bool]:
         """Restart a live claim with a new ttl (and the rule of :meth:`claim` for lifetimes).
 
         With ``positions`` only for those it holds among them, under the same claim id. False
         when it is over or holds none (of them).
         """
 
-    async def release(
+    def release(
         self, ref: QueueRef, claim: str, delay_s: int = 0, positions: Sequence[int] | None = None
-    ) -> bool:
+    ) -> Awaitable[bool]:
         """End a live claim, for all it holds or for some; they are free after the delay."""
 
-    async def remove(
+    def remove(
         self,
         ref: QueueRef,
         positions: Sequence[int],
@@ -135,7 +135,7 @@ class MessageStore(Protocol):
         claims: Sequence[str] = (),
         *,
         together: bool = False,
-    ) -> list[Removed]:
+    ) -> Awaitable[list[Removed]]:
         """Delete messages and say of each what became of it.
 
         ``HELD`` removes those held by one of ``claims``. With ``together`` it also removes
@@ -144,65 +144,65 @@ class MessageStore(Protocol):
         as HELD_BY_OTHER).
         """
 
-    async def move(
+    def move(
         self,
         ref: QueueRef,
         positions: Sequence[int],
         target: QueueRef,
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
-    ) -> list[int]:
+    ) -> Awaitable[list[int]]:
         """Move free messages to the end of another queue of this store; return their new positions.
 
         Age, count and attributes go with them, save for those given here; with ``ttl_s`` they live that long from now, else as long as
         they had left. Raises Stale for the target; a source that is gone has nothing to move.
         """
 
-    async def pop(self, ref: QueueRef, limit: int) -> Found:
+    def pop(self, ref: QueueRef, limit: int) -> Awaitable[Found]:
         """Take up to ``limit`` free messages, oldest first, for good."""
 
-    async def count(self, ref: QueueRef) -> Counts:
+    def count(self, ref: QueueRef) -> Awaitable[Counts]:
         """How many there are of each kind, and the oldest and newest of all."""
 
-    async def volume(self) -> Counts:
+    def volume(self) -> Awaitable[Counts]:
         """The same over all queues of the store, without oldest and newest."""
 
-    async def clear(self, ref: QueueRef) -> None:
+    def clear(self, ref: QueueRef) -> Awaitable[None]:
         """Remove all messages; positions go on from where they were."""
 
-    async def drop(self, key: QueueKey) -> None:
+    def drop(self, key: QueueKey) -> Awaitable[None]:
         """Forget the queue, its messages and its generation."""
 
-    async def expire(self, limit: int) -> int:
+    def expire(self, limit: int) -> Awaitable[int]:
         """Housekeeping: delete up to ``limit`` dead rows; say how many there were."""
 
 
 class RecordStore(Protocol):
     """The control plane: small documents by (kind, project, key)."""
 
-    async def insert(self, record: Record) -> bool:
+    def insert(self, record: Record) -> Awaitable[bool]:
         """Store it unless the key is taken. Raises StoreFull."""
 
-    async def update(self, record: Record) -> bool:
+    def update(self, record: Record) -> Awaitable[bool]:
         """Replace the document whose version is the one before ``record.version``."""
 
-    async def get(self, kind: str, project: str, key: str) -> Record | None:
+    def get(self, kind: str, project: str, key: str) -> Awaitable[Record | None]:
         """The record, if there is one."""
 
-    async def page(
+    def page(
         self,
         kind: str,
         project: str,
         after: str,
         limit: int,
         where: Callable[[Record], bool] | None = None,
-    ) -> list[Record]:
+    ) -> Awaitable[list[Record]]:
         """Up to ``limit`` of a project whose key is greater than ``after``, by key."""
 
-    async def count(self, kind: str, project: str) -> int:
+    def count(self, kind: str, project: str) -> Awaitable[int]:
         """How many of a kind a project has."""
 
-    async def delete(self, kind: str, project: str, key: str) -> bool:
+    def delete(self, kind: str, project: str, key: str) -> Awaitable[bool]:
         """Remove it; False when there was none."""
 
 

@@ -42,6 +42,7 @@ def play(plan: Plan, folder: Path) -> Verdict:
     verdict = judge(
         run, history.ops, violations, stage.strikes, stage.complaints, nemesis.most_unknown
     )
+    verdict.phases = stage.phases
     if plan.strikes < NEVER and stage.strikes < plan.strikes:
         verdict.invalid.append(f"only {stage.strikes} of {plan.strikes} faults happened")
     keep(folder, verdict)
@@ -62,13 +63,18 @@ async def _play(stage: Stage, nemesis: Nemesis, cast: Cast) -> None:
         stop.set()
         await asyncio.gather(*load)
         await nemesis.end(stage)
+        stage.phase("load")
         # From here on nothing that was sent before can still happen.
         await stage.restart()
+        stage.phase("restart")
         profile = cast.profile
         await asyncio.sleep(profile.claim_ttl[1] + stage.history.run.slack + 0.2)
+        stage.phase("claims lapse")
         cast.board.finishing = True
         await asyncio.wait_for(asyncio.gather(*readers), 60)
+        stage.phase("walks")
         await drain(stage, cast)
+        stage.phase("drain")
     finally:
         for task in (*load, *readers):
             task.cancel()

@@ -27,6 +27,7 @@ class Verdict(msgspec.Struct):
     complaints: list[str]  # faults that no history shows
     invalid: list[str]  # reasons why the run proves nothing
     shown: list[str]
+    phases: dict[str, float] = {}  # s that each part of the run took
 
     @property
     def passed(self) -> bool:
@@ -45,6 +46,8 @@ class Verdict(msgspec.Struct):
             f"operations in {self.seconds:.0f} s ({counts})"
         )
         lines = [head]
+        if self.phases:
+            lines.append(", ".join(f"{name} {took} s" for name, took in self.phases.items()))
         lines += [f"{rule}: {count} × {RULES[rule]}" for rule, count in self.violations.items()]
         lines += [f"complaint: {text}" for text in self.complaints]
         lines += [f"proves nothing: {text}" for text in self.invalid]

@@ -40,11 +40,19 @@ class Stage:
         self.target: Target = server  # where the clients connect
         self.complaints: list[str] = []  # what was wrong and no history shows
         self.strikes = 0  # faults that really happened
+        self.phases: dict[str, float] = {}  # s that each part of the run took
+        self._phase_began = time.monotonic()
 
     @property
     def address(self) -> tuple[str, int] | None:
         """For clients, who ask at every connection."""
         return self.target.address
+
+    def phase(self, name: str) -> None:
+        """A part of the run has ended."""
+        now = time.monotonic()
+        self.phases[name] = round(now - self._phase_began, 1)
+        self._phase_began = now
 
     async def kill(self) -> None:
         """SIGKILL, and note that nothing sent until now can take effect any more."""

@@ -19,6 +19,8 @@ log = structlog.get_logger("nusku.storage")
 WAL_PAGES = 16_000  # 64 MiB; at the latest at this size the log is written back into the file
 CHECKED_AT_ONCE_BYTES = 64 << 20  # larger files are looked over while the server already serves
 
+# A damaged schema may hold what is not even text.
+_UNUSABLE = (sqlite3.Error, UnicodeDecodeError)
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 
 
@@ -145,7 +147,7 @@ def _open(path: Path, synchronous: str) -> tuple[sqlite3.Connection, bool]:
             schema.create(db)
         elif found < schema.VERSION:
             schema.migrate(db, found)
-    except (sqlite3.Error, OSError) as error:
+    except (*_UNUSABLE, OSError) as error:
         raise StoreRefused(f"store {path} cannot be used: {error}") from None
     if fresh:
         _sync_directory(path.parent)
@@ -245,7 +247,7 @@ def inspect(path: Path) -> str:
             ).fetchone()
         finally:
             db.close()
-    except sqlite3.Error as error:
+    except _UNUSABLE as error:
         raise StoreRefused(f"store {path} cannot be used: {error}") from None
     size = path.stat().st_size
     return (
@@ -281,6 +283,6 @@ def backup(path: Path, target: Path) -> None:
             os.fsync(written.fileno())
         unfinished.rename(target)
         _sync_directory(target.parent)
-    except (sqlite3.Error, OSError) as error:
+    except (*_UNUSABLE, OSError) as error:
         unfinished.unlink(missing_ok=True)
         raise StoreRefused(f"store {path} could not be copied to {target}: {error}") from None

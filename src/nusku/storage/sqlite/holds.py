@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -40,13 +41,32 @@ class Holds:
         self._key = key
         # Numbers of claims are never used twice, not even after a crash.
         self._last_claim = boot << 40
+        # Most claims are seen again soon, when their messages are deleted.
+        self.claim_id = lru_cache(maxsize=4096)(self._claim_id)
 
-    def hide(self, lane: Lane, number: int, ends_ms: int, ttl_s: int, ids: Sequence[int]) -> None:
-        """Note what hides these messages, so that they are found when it ends."""
-        known = self._db.execute(
-            "SELECT remaining, positions FROM holds WHERE claim = ? AND ends_ms = ?",
-            (number, ends_ms),
-        ).fetchone() or (0, b"")
+    def hide(
+        self,
+        lane: Lane,
+        number: int,
+        ends_ms: int,
+        ttl_s: int,
+        ids: Sequence[int],
+        *,
+        new: bool = False,
+    ) -> None:
+        """Note what hides these messages, so that they are found when it ends.
+
+        ``new``: nothing is hidden under this number yet.
+        """
+        known = (0, b"")
+        if not new:
+            known = (
+                self._db.execute(
+                    "SELECT remaining, positions FROM holds WHERE claim = ? AND ends_ms = ?",
+                    (number, ends_ms),
+                ).fetchone()
+                or known
+            )
         self._db.execute(
             "REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
@@ -145,7 +165,7 @@ class Holds:
         self._last_claim += 1
         return self._last_claim
 
-    def claim_id(self, number: int) -> str:
+    def _claim_id(self, number: int) -> str:
         """The number, sealed with the file's key: an id that was not given out is told apart
         without looking it up.
         """

@@ -1,6 +1,6 @@
 """Messages and claims in SQLite. Each operation is one function run inside a transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from zlib import crc32
@@ -67,11 +67,11 @@ class SqliteMessages:
 
     # Storing
 
-    async def admit(self, ref: QueueRef) -> None:
-        await self._run(partial(self._ledger.admit, ref))
+    def admit(self, ref: QueueRef) -> Awaitable[None]:
+        return self._run(partial(self._ledger.admit, ref))
 
-    async def add(self, posts: Sequence[tuple[QueueRef, Sequence[Draft]]]) -> list[list[int]]:
-        return await self._run(partial(self._add, posts), sum(len(drafts) for _, drafts in posts))
+    def add(self, posts: Sequence[tuple[QueueRef, Sequence[Draft]]]) -> Awaitable[list[list[int]]]:
+        return self._run(partial(self._add, posts), sum(len(drafts) for _, drafts in posts))
 
     def _add(self, posts: Sequence[tuple[QueueRef, Sequence[Draft]]]) -> list[list[int]]:
         lanes = [self._ledger.lane(ref, fresh=True) for ref, _ in posts]
@@ -142,7 +142,7 @@ class SqliteMessages:
 
     # Reading
 
-    async def page(
+    def page(
         self,
         ref: QueueRef,
         after: int,
@@ -151,7 +151,7 @@ class SqliteMessages:
         held: bool = False,
         delayed: bool = False,
         without_client: str | None = None,
-    ) -> Found:
+    ) -> Awaitable[Found]:
         budget = BUDGET
 
         def operation() -> Found:
@@ -173,17 +173,17 @@ class SqliteMessages:
                 raise Again(HEAVY + 1)
             return Found([self._scan.message(row) for row in rows], now, lane.due())
 
-        return await self._run(operation, limit)
+        return self._run(operation, limit)
 
-    async def get(self, ref: QueueRef, positions: Sequence[int]) -> Found:
+    def get(self, ref: QueueRef, positions: Sequence[int]) -> Awaitable[Found]:
         def operation() -> Found:
             lane = self._ledger.lane(ref)
             now = self._connection.now_ms
             return Found(list(self._scan.get(lane.ids(positions))), now)
 
-        return await self._run(operation, len(positions))
+        return self._run(operation, len(positions))
 
-    async def count(self, ref: QueueRef) -> Counts:
+    def count(self, ref: QueueRef) -> Awaitable[Counts]:
         budget = BUDGET
 
         def operation() -> Counts:
@@ -203,9 +203,9 @@ class SqliteMessages:
                 oldest, newest = self._scan.get((first, last))
             return Counts(live - held - delayed, held, delayed, oldest, newest, now)
 
-        return await self._run(operation, 4)
+        return self._run(operation, 4)
 
-    async def volume(self) -> Counts:
+    def volume(self) -> Awaitable[Counts]:
         def operation() -> Counts:
             self._ledger.flush()
             now = self._connection.now_ms
@@ -226,18 +226,18 @@ class SqliteMessages:
             free = total - passed.get(EXPIRY, 0) - held - delayed
             return Counts(free, held, delayed, None, None, now)
 
-        return await self._run(operation, HEAVY + 1)
+        return self._run(operation, HEAVY + 1)
 
     # Claims
 
-    async def claim(
+    def claim(
         self,
         ref: QueueRef,
         limit: int,
         ttl_s: int,
         grace_s: int,
         max_count: int | None = None,
-    ) -> Claimed:
+    ) -> Awaitable[Claimed]:
         budget = BUDGET
 
         def operation() -> Claimed:
@@ -255,7 +255,7 @@ class SqliteMessages:
                 return Claimed(None, (), spent, now, lane.due())
             return self._hold_rows(lane, rows, spent, ttl_s, grace_s, max_count is not None)
 
-        return await self._run(operation, 2 + limit)
+        return self._run(operation, 2 + limit)
 
     def _hold_rows(
         self,
@@ -285,13 +285,13 @@ class SqliteMessages:
                 )
             )
         self._db.executemany(HOLD, updates)
-        self._holds.hide(lane, number, ends, ttl_s, [row[0] for row in rows])
+        self._holds.hide(lane, number, ends, ttl_s, [row[0] for row in rows], new=True)
         lane.held += len(rows)
         ledger.tally(lane, LAPSE, ends, len(rows))
         ledger.changed(lane)
         return Claimed(claim, messages, spent, now, lane.due_ms)
 
-    async def claimed(self, ref: QueueRef, claim: str) -> Claim | None:
+    def claimed(self, ref: QueueRef, claim: str) -> Awaitable[Claim | None]:
         def operation() -> Claim | None:
             lane = self._ledger.lane(ref)
             now, number = self._connection.now_ms, self._holds.claim_number(claim)
@@ -303,16 +303,16 @@ class SqliteMessages:
             latest = max(parts)
             return Claim(claim, latest.ttl_s, latest.started_ms, messages, now)
 
-        return await self._run(operation, 20)
+        return self._run(operation, 20)
 
-    async def renew(
+    def renew(
         self,
         ref: QueueRef,
         claim: str,
         ttl_s: int,
         grace_s: int,
         positions: Sequence[int] | None = None,
-    ) -> bool:
+    ) -> Awaitable[bool]:
         def operation() -> bool:
             lane = self._ledger.lane(ref)
             now, number = self._connection.now_ms, self._holds.claim_number(claim)
@@ -334,11 +334,11 @@ class SqliteMessages:
                 self._holds.hide(lane, number, ends, ttl_s, ids)
             return bool(ids)
 
-        return await self._run(operation, 40)
+        return self._run(operation, 40)
 
-    async def release(
+    def release(
         self, ref: QueueRef, claim: str, delay_s: int = 0, positions: Sequence[int] | None = None
-    ) -> bool:
+    ) -> Awaitable[bool]:
         def operation() -> bool:
             lane = self._ledger.lane(ref)
             now = self._connection.now_ms
@@ -358,11 +358,11 @@ class SqliteMessages:
                 lane.ready_low = min(lane.ready_low, *ids)
             return bool(ids)
 
-        return await self._run(operation, 40)
+        return self._run(operation, 40)
 
     # Removing
 
-    async def remove(
+    def remove(
         self,
         ref: QueueRef,
         positions: Sequence[int],
@@ -370,7 +370,7 @@ class SqliteMessages:
         claims: Sequence[str] = (),
         *,
         together: bool = False,
-    ) -> list[Removed]:
+    ) -> Awaitable[list[Removed]]:
         def operation() -> list[Removed]:
             lane = self._ledger.lane(ref)
             numbers = [self._holds.claim_number(claim) for claim in claims]
@@ -382,7 +382,7 @@ class SqliteMessages:
                 self._remove(lane, position, removal, numbers, live=live) for position in positions
             ]
 
-        return await self._run(operation, len(positions))
+        return self._run(operation, len(positions))
 
     def _remove(
         self,
@@ -438,14 +438,14 @@ class SqliteMessages:
             self._ledger.gone(lane, *state)
         return [Removed.GONE] * len(positions)
 
-    async def move(
+    def move(
         self,
         ref: QueueRef,
         positions: Sequence[int],
         target: QueueRef,
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
-    ) -> list[int]:
+    ) -> Awaitable[list[int]]:
         def operation() -> list[int]:
             lane = self._ledger.lane(target)
             try:
@@ -477,9 +477,9 @@ class SqliteMessages:
                 moved.append(new)
             return moved
 
-        return await self._run(operation, 2 * len(positions))
+        return self._run(operation, 2 * len(positions))
 
-    async def pop(self, ref: QueueRef, limit: int) -> Found:
+    def pop(self, ref: QueueRef, limit: int) -> Awaitable[Found]:
         budget = BUDGET
 
         def operation() -> Found:
@@ -499,15 +499,15 @@ class SqliteMessages:
                 self._ledger.gone(lane, 0, 0, row[3])
             return Found(messages, now, lane.due())
 
-        return await self._run(operation, 2 * limit)
+        return self._run(operation, 2 * limit)
 
-    async def clear(self, ref: QueueRef) -> None:
-        await self._run(lambda: self._ledger.replace(self._ledger.lane(ref)))
+    def clear(self, ref: QueueRef) -> Awaitable[None]:
+        return self._run(lambda: self._ledger.replace(self._ledger.lane(ref)))
 
-    async def drop(self, key: QueueKey) -> None:
-        await self._run(partial(self._ledger.drop, key))
+    def drop(self, key: QueueKey) -> Awaitable[None]:
+        return self._run(partial(self._ledger.drop, key))
 
     # Housekeeping
 
-    async def expire(self, limit: int) -> int:
-        return await self._run(partial(self._sweep.step, limit), HEAVY + 1)
+    def expire(self, limit: int) -> Awaitable[int]:
+        return self._run(partial(self._sweep.step, limit), HEAVY + 1)
