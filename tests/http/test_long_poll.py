@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.live import Api, LiveServer, RawConnection, eventually, expect, raw_request
+from tests.live import TOPICS, Api, LiveServer, RawConnection, eventually, expect, raw_request
 
 LONG_S = 15
 AT_ONCE_S = 5.0
@@ -83,7 +84,7 @@ def test_a_wait_in_range_does_not_hold_up_what_is_there(wait: int, api: Api) -> 
 
 def test_a_wait_of_nothing_is_no_wait(api: Api) -> None:
     for wait in ("0", ""):
-        seconds, answer = took(lambda wait=wait: api.claim("q", f"?wait={wait}"))  # type: ignore[misc]
+        seconds, answer = took(partial(api.claim, "q", f"?wait={wait}"))
         expect(answer, 204)
         assert seconds < AT_ONCE_S
 
@@ -95,19 +96,24 @@ def test_the_longest_wait_is_a_setting(narrow: Api) -> None:
 
 
 @pytest.mark.slow
-def test_when_the_time_is_over_the_answer_is_as_without_waiting(either: Api) -> None:
-    seconds, answer = took(lambda: either.list_messages("q", "?wait=1"))
-    assert expect(answer, 200) == {"messages": [], "links": []}
-    assert 0.9 <= seconds < 1 + AT_ONCE_S
-    assert either.names() == []
-
-
-@pytest.mark.slow
-def test_when_the_time_is_over_a_claim_is_204(api: Api) -> None:
-    seconds, answer = took(lambda: api.claim("q", "?wait=1"))
+def test_when_the_time_is_over_the_answer_is_as_without_waiting(
+    api: Api, threads: ThreadPoolExecutor
+) -> None:
+    topics = api.but(kind=TOPICS)
+    claimer = threads.submit(took, lambda: api.claim("q", "?wait=1"))
+    listers = [
+        threads.submit(took, partial(client.list_messages, "q", "?wait=1"))
+        for client in (api, topics)
+    ]
+    seconds, answer = claimer.result()
     expect(answer, 204)
     assert "Location" not in answer.headers
     assert 0.9 <= seconds < 1 + AT_ONCE_S
+    for lister in listers:
+        seconds, answer = lister.result()
+        assert expect(answer, 200) == {"messages": [], "links": []}
+        assert 0.9 <= seconds < 1 + AT_ONCE_S
+    assert api.names() == topics.names() == []
 
 
 def test_bad_requests_do_not_wait(api: Api) -> None:
@@ -211,19 +217,16 @@ def test_a_release_answers_a_waiting_list(api: Api, threads: ThreadPoolExecutor)
 
 
 @pytest.mark.slow
-def test_a_lapsed_claim_answers_a_waiting_claim(brief: Api, threads: ThreadPoolExecutor) -> None:
-    brief.post_bodies("q", 1)
-    brief.claimed("q", ttl=1, grace=0)
-    answer = waiting(threads, brief.claim, "q", f"?wait={LONG_S}")
-    assert [message["body"] for message in soon(answer, 201)["messages"]] == [1]
-
-
-@pytest.mark.slow
-def test_a_lapsed_claim_answers_a_waiting_list(brief: Api, threads: ThreadPoolExecutor) -> None:
-    brief.post_bodies("q", 1)
-    brief.claimed("q", ttl=1, grace=0)
-    answer = waiting(threads, brief.list_messages, "q", f"?wait={LONG_S}&echo=true")
-    assert [message["body"] for message in soon(answer, 200)["messages"]] == [1]
+def test_a_lapsed_claim_answers_who_waits_to_claim_or_to_list(
+    brief: Api, threads: ThreadPoolExecutor
+) -> None:
+    for queue in ("claimed", "listed"):
+        brief.post_bodies(queue, queue)
+        brief.claimed(queue, ttl=1, grace=0)
+    claimer = waiting(threads, brief.claim, "claimed", f"?wait={LONG_S}")
+    lister = waiting(threads, brief.list_messages, "listed", f"?wait={LONG_S}&echo=true")
+    assert [message["body"] for message in soon(claimer, 201)["messages"]] == ["claimed"]
+    assert [message["body"] for message in soon(lister, 200)["messages"]] == ["listed"]
 
 
 @pytest.mark.slow
@@ -283,17 +286,21 @@ def test_who_asks_for_delayed_messages_is_answered_by_one(
 
 
 @pytest.mark.slow
-def test_a_delay_that_ends_answers_a_waiting_claim(brief: Api, threads: ThreadPoolExecutor) -> None:
-    answer = waiting(threads, brief.claim, "q", f"?wait={LONG_S}")
-    brief.post_bodies("q", 1, delay=1)
-    assert [message["body"] for message in soon(answer, 201)["messages"]] == [1]
-
-
-@pytest.mark.slow
-def test_a_delay_that_ends_answers_a_waiting_list(either: Api, threads: ThreadPoolExecutor) -> None:
-    either.post_bodies("q", 1, delay=1)
-    answer = waiting(threads, either.list_messages, "q", f"?wait={LONG_S}&echo=true")
-    assert [message["body"] for message in soon(answer, 200)["messages"]] == [1]
+def test_a_delay_that_ends_answers_who_waits_to_claim_or_to_list(
+    api: Api, threads: ThreadPoolExecutor
+) -> None:
+    topics = api.but(kind=TOPICS)
+    claimer = waiting(threads, api.claim, "claimed", f"?wait={LONG_S}")
+    api.post_bodies("claimed", 1, delay=1)
+    for client in (api, topics):
+        client.post_bodies("listed", 1, delay=1)
+    listers = [
+        threads.submit(client.list_messages, "listed", f"?wait={LONG_S}&echo=true")
+        for client in (api, topics)
+    ]
+    assert [message["body"] for message in soon(claimer, 201)["messages"]] == [1]
+    for lister in listers:
+        assert [message["body"] for message in soon(lister, 200)["messages"]] == [1]
 
 
 @pytest.mark.slow
@@ -333,9 +340,13 @@ def test_one_message_answers_one_waiter_and_the_next_the_next(
     expect(api.create("q"), 201)
     claims = [threads.submit(api.claim, "q", f"?wait={LONG_S}") for _ in range(5)]
     time.sleep(0.1)
+
+    def answered(number: int) -> bool:
+        return sum(claim.done() for claim in claims) == number
+
     for n in range(1, 6):
         api.post_bodies("q", n)
-        eventually(lambda n=n: sum(claim.done() for claim in claims) == n)  # type: ignore[misc]
+        eventually(partial(answered, n))
     bodies = sorted(soon(claim, 201)["messages"][0]["body"] for claim in claims)
     assert bodies == [1, 2, 3, 4, 5]
 

@@ -1,4 +1,4 @@
-"""Names of queues and topics (contract, 1.5; README 'dots')."""
+"""Names of queues and topics (contract, 1.5; dots alone are refused: reliability, SEC-26)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was answered survives: a clean stop, and `kill -9` (issue: durability; reliability, F-01, F-02)."""
+"""What was answered survives a clean stop and `kill -9` (reliability, F-01, F-02, F-30)."""
 
 from __future__ import annotations
 

@@ -183,6 +183,7 @@ class Claims:
             key, lambda queue: self._store.renew(queue.ref, claim, ttl_s, grace_s)
         ):
             raise self._unknown(key, claim)
+        self._waiting.call_in(key, ttl_s + 0.1)  # perhaps sooner than it was to lapse
 
     @operation("claims:delete")
     async def release(self, ctx: Context, key: QueueKey, claim: str) -> None:

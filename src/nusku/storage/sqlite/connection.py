@@ -1,10 +1,10 @@
 """The one connection that writes, and group commit.
 
 Operations that arrive while a transaction is under way share the next. Their SQL runs on the
-event loop: a few microseconds each, too short to be worth a hand-over. So does the commit while
-the disk is quick; when it is not, the commit waits for it in a thread of its own and the loop
-goes on serving meanwhile. A batch with long work in it, and writing the log back into the file,
-run in that thread as a whole. Answers leave after the commit.
+event loop: a few microseconds each, too short to be worth a hand-over. The commit waits for the
+disk in a thread of its own, and the loop goes on serving meanwhile. A batch with long work in it,
+and writing the log back into the file, run in that thread as a whole. Answers leave after the
+commit.
 """
 
 import asyncio
@@ -29,7 +29,6 @@ log = structlog.get_logger("nusku.storage")
 
 BATCH_WEIGHT = 512  # rows touched by one transaction, roughly; bounds how long the loop is held
 HEAVY = 256  # an operation that weighs more runs in the thread
-QUICK_COMMIT_S = 0.001  # commits that lately took less on average are not worth a thread
 CHECKPOINT_COMMITS = 500  # commits after which the log is written back
 BACKLOG = 20_000  # operations that wait; more are refused, so that a stuck disk can't eat memory
 
@@ -97,7 +96,6 @@ class Connection:
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
         self._closed = False
-        self._commit_s = QUICK_COMMIT_S  # on average, lately
         self._commits = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -151,13 +149,10 @@ class Connection:
             self._rest()
         elif weight > BATCH_WEIGHT or any(one.weight > HEAVY for one in batch):
             self._jobs.put(lambda: self._whole(batch))
-        elif not self._execute(batch):
-            self._answer(batch)
-        elif self._commit_s < QUICK_COMMIT_S:
-            self._commit(batch)
-            self._answer(batch)
-        else:
+        elif self._execute(batch):
             self._jobs.put(lambda: self._finish(batch))
+        else:
+            self._answer(batch)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -207,10 +202,8 @@ class Connection:
         except BaseException as error:  # noqa: BLE001 - as above
             self._undo(batch, error)
         else:
-            seconds = time.perf_counter() - started
-            self._commit_s += (seconds - self._commit_s) / 8
             self._commits += 1
-            self._metrics.commits.add(seconds)
+            self._metrics.commits.add(time.perf_counter() - started)
             self._metrics.batches.add(len(batch))
 
     def _undo(self, batch: list[_Waiting], error: BaseException) -> None:
