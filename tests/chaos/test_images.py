@@ -38,7 +38,7 @@ RUN = 1
 STORE = "nusku.db"
 PRODUCERS = 2
 POSTS = 300  # of each producer in each of two sessions; the log is written back on the way
-CUTS = 80  # at each, all four of `Keep` are tried
+CUTS = 60  # at each, all four of `Keep` are tried
 SERVED = 7  # every so many images are opened by nusku too, not by SQLite alone
 FRESH = random.randrange(10**6)
 
