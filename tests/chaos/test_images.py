@@ -38,7 +38,7 @@ RUN = 1
 STORE = "nusku.db"
 PRODUCERS = 2
 POSTS = 300  # of each producer in each of two sessions; the log is written back on the way
-CUTS = 60  # at each, all four of `Keep` are tried
+CUTS = 50  # at each, all four of `Keep` are tried
 SERVED = 7  # every so many images are opened by nusku too, not by SQLite alone
 FRESH = random.randrange(10**6)
 
@@ -161,5 +161,5 @@ def test_without_syncs_the_same_load_is_lost(library: Path, tmp_path: Path) -> N
     recording = record(library, tmp_path, "normal")
     cuts = moments(recording, STORE, 20, first_mark(recording), 41)
     number, bad = try_out(recording, cuts, 41, tmp_path / "image", SERVED)
-    assert len(bad) >= number / 4, f"{len(bad)} of {number} images are bad"
+    assert len(bad) >= number / 10, f"{len(bad)} of {number} images are bad"
     assert any("acknowledged are lost" in wrong for wrong in bad)

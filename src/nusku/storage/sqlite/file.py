@@ -125,33 +125,45 @@ def _open(path: Path, synchronous: str) -> tuple[sqlite3.Connection, bool]:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise StoreRefused(f"SQLite {sqlite3.sqlite_version} is too old: nusku needs 3.35 or newer")
     fresh = not path.exists() or path.stat().st_size == 0
-    without_log = not fresh and not _nonempty(Path(f"{path}-wal"))
+    has_log = _nonempty(Path(f"{path}-wal"))
+    db = None
     try:
         if fresh:
             os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC, 0o600))  # it holds bodies and a key
         db = _connect(path, "rw")
-        found = _recognise(db, path, fresh)
-        _set_up(db, synchronous)
-        crashed = not fresh and bool(_meta(db, "open"))
-        if crashed and without_log:
-            raise StoreRefused(
-                f"store {path} was copied without its -wal file while a server had it open, so"
-                " what was acknowledged last is missing; copy a live store with `nusku backup`."
-                " To use the file in spite of that: "
-                f"sqlite3 {path} \"UPDATE meta SET value = 0 WHERE name = 'open'\""
-            )
-        suspect = crashed and path.stat().st_size > CHECKED_AT_ONCE_BYTES
-        if crashed and not suspect and (damage := _damage(db)):
-            raise StoreRefused(f"store {path} is damaged ({damage}); restore a backup")
+        suspect = _prepare(db, path, synchronous, has_log=has_log)
         if fresh:
-            schema.create(db)
-        elif found < schema.VERSION:
-            schema.migrate(db, found)
-    except (*_UNUSABLE, OSError) as error:
-        raise StoreRefused(f"store {path} cannot be used: {error}") from None
-    if fresh:
-        _sync_directory(path.parent)
+            _sync_directory(path.parent)
+    except BaseException as error:
+        if db is not None:
+            db.close()
+        if isinstance(error, (*_UNUSABLE, OSError)):
+            raise StoreRefused(f"store {path} cannot be used: {error}") from None
+        raise
     return db, suspect
+
+
+def _prepare(db: sqlite3.Connection, path: Path, synchronous: str, *, has_log: bool) -> bool:
+    """Lay out or migrate a file, or refuse it; say whether it has yet to be looked over."""
+    fresh = _blank(db, path)
+    found = _recognise(db, path, fresh)
+    _set_up(db, synchronous)
+    crashed = not fresh and bool(_meta(db, "open"))
+    if crashed and not has_log:
+        raise StoreRefused(
+            f"store {path} was copied without its -wal file while a server had it open, so"
+            " what was acknowledged last is missing; copy a live store with `nusku backup`."
+            " To use the file in spite of that: "
+            f"sqlite3 {path} \"UPDATE meta SET value = 0 WHERE name = 'open'\""
+        )
+    suspect = crashed and path.stat().st_size > CHECKED_AT_ONCE_BYTES
+    if crashed and not suspect and (damage := _damage(db)):
+        raise StoreRefused(f"store {path} is damaged ({damage}); restore a backup")
+    if fresh:
+        schema.create(db)
+    elif found < schema.VERSION:
+        schema.migrate(db, found)
+    return suspect
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -183,6 +195,14 @@ def _recognise(db: sqlite3.Connection, path: Path, fresh: bool) -> int:
             f" {schema.VERSION}. Use the newer nusku that wrote it"
         )
     return found
+
+
+def _blank(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file is new, or a crash came between its first page and its tables."""
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    # SQLite takes a file of a single byte for an empty database; it is not one of ours.
+    return not tables and not application and path.stat().st_size % 512 == 0
 
 
 def _set_up(db: sqlite3.Connection, synchronous: str) -> None:
