@@ -68,24 +68,20 @@ chaos: $(DEV) ## One run under faults: STORE=URI NEMESIS=kill SEED=1 SECONDS=60
 
 # ------------------------------------------------------------------------------- dependencies
 
-# A python3 that is new enough comes first, the system's before one that a version manager built
-# without optimisations, since that serves a sixth fewer requests. Version managers leave commands
-# for versions that are not installed, so each candidate is really run, and must be able to make a
-# venv that has pip.
-OPTIMISED := import sys, sysconfig; sys.exit(not sysconfig.get_config_var("PGO_PROF_USE_FLAG"))
-
+# The system's python3 comes first: distributions build it with optimisations, version managers
+# mostly don't, and then it serves a quarter fewer requests. Version managers also leave commands for
+# versions that are not installed, so each candidate is really run, and must be able to make a venv
+# that has pip.
 $(VENV)/pyvenv.cfg:
-	@for wish in '$(OPTIMISED)' pass; do \
-	for python in python3 /usr/bin/python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	@for python in /usr/bin/python3 python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
-	    $$python -c "$$wish" >/dev/null 2>&1 || continue; \
 	    found=$$python; \
 	    $$python -c 'import ensurepip, venv' >/dev/null 2>&1 || continue; \
 	    echo "Making $(VENV) with $$($$python --version)"; \
 	    rm -rf $(VENV); \
 	    $$python -m venv $(VENV) && exit 0; \
 	    rm -rf $(VENV); \
-	done; done; \
+	done; \
 	if [ -n "$$found" ]; then \
 	    echo "make: $$found cannot make a virtual environment with pip in it." >&2; \
 	    echo "make: on Debian and Ubuntu, install its venv package: apt-get install python3-venv" >&2; \

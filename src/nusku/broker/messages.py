@@ -60,7 +60,7 @@ class Messages:
             nonlocal new
             if new is None:
                 new = await read(queue.post_bytes_max)
-            drafts = [self._draft(ctx, queue, message) for message in new]
+            drafts = self._drafts(ctx, queue, new)
             if not drafts:
                 raise Invalid("A post holds at least one message.")
             (positions,) = await self._store.add([(queue.ref, drafts)])
@@ -72,24 +72,24 @@ class Messages:
         assert posted is not None  # noqa: S101 - a missing queue was created
         return posted
 
-    def _draft(self, ctx: Context, queue: Queue, new: NewMessage) -> Draft:
-        settings = self._settings
-        ttl_s = new.ttl_s
-        if ttl_s is None:
-            ttl_s = queue.message_ttl_s
-        elif not settings.min_message_ttl <= ttl_s <= settings.max_message_ttl:
-            rules.in_range(
-                "ttl", ttl_s, settings.min_message_ttl, settings.max_message_ttl, " seconds"
-            )
-        delay_s = new.delay_s
-        if delay_s is None:
-            delay_s = queue.message_delay_s
-        elif delay_s:
-            rules.in_range("delay", delay_s, 0, settings.max_message_delay, " seconds")
-        attributes = None
-        if settings.enable_checksum:
-            attributes = codec.pack(codec.Attributes(codec.checksum(new.body)))
-        return Draft(new.body, ttl_s, delay_s, ctx.client, None, attributes)
+    def _drafts(self, ctx: Context, queue: Queue, new: Sequence[NewMessage]) -> list[Draft]:
+        limits, client, drafts = self._settings, ctx.client, []
+        shortest, longest = limits.min_message_ttl, limits.max_message_ttl
+        with_checksum, attributes = limits.enable_checksum, None
+        for message in new:
+            ttl_s, delay_s = message.ttl_s, message.delay_s
+            if ttl_s is None:
+                ttl_s = queue.message_ttl_s
+            elif not shortest <= ttl_s <= longest:
+                rules.in_range("ttl", ttl_s, shortest, longest, " seconds")
+            if delay_s is None:
+                delay_s = queue.message_delay_s
+            elif delay_s:
+                rules.in_range("delay", delay_s, 0, limits.max_message_delay, " seconds")
+            if with_checksum:
+                attributes = codec.pack(codec.Attributes(codec.checksum(message.body)))
+            drafts.append(Draft(message.body, ttl_s, delay_s, client, None, attributes))
+        return drafts
 
     def _call(self, key: QueueKey, drafts: Sequence[Draft]) -> None:
         free = 0

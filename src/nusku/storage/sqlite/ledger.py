@@ -169,10 +169,10 @@ class Ledger:
         """The lane's own figures were changed."""
         self._changed.add(lane)
 
-    def added(self, lane: Lane, expires_ms: int) -> None:
-        """A message joined the lane."""
-        lane.total += 1
-        self._tallies[lane.id, EXPIRY, expires_ms] += 1
+    def added(self, lane: Lane, expires_ms: int, n: int = 1) -> None:
+        """So many messages joined the lane."""
+        lane.total += n
+        self._tallies[lane.id, EXPIRY, expires_ms] += n
         self._changed.add(lane)
 
     def gone(self, lane: Lane, claim: int, visible_ms: int, expires_ms: int) -> None:

@@ -83,6 +83,8 @@ class SqliteMessages:
         positions, rows = [], []
         known: dict[str, int] = {}
         delayed: dict[int, tuple[list[int], int]] = {}
+        ends: dict[int, int] = {}  # by ttl: messages posted together mostly have the same
+        lives: dict[int, int] = {}  # how many expire at which time
         if lane.next_position + len(drafts) > POSITIONS_MAX:
             raise Unavailable("The queue has used up its positions.")
         for draft in drafts:
@@ -95,7 +97,9 @@ class SqliteMessages:
                     continue
             lane.next_position += 1
             positions.append(id_ - first)
-            expires = deadline_ms(now, draft.ttl_s)
+            ttl_s = draft.ttl_s
+            expires = ends.get(ttl_s) or ends.setdefault(ttl_s, deadline_ms(now, ttl_s))
+            lives[expires] = lives.get(expires, 0) + 1
             visible = claim = 0
             if draft.delay_s:
                 visible = deadline_ms(now, draft.delay_s)
@@ -105,10 +109,11 @@ class SqliteMessages:
                 self._ledger.tally(lane, DUE, min(visible, expires), 1)
             body = draft.body
             rows.append(
-                (id_, now, draft.ttl_s, expires, visible, claim, draft.client, crc32(body), body,
+                (id_, now, ttl_s, expires, visible, claim, draft.client, crc32(body), body,
                  draft.attributes, draft.dedup)
             )  # fmt: skip
-            self._ledger.added(lane, expires)
+        for expires, n in lives.items():
+            self._ledger.added(lane, expires, n)
         if len(rows) == 1:
             self._db.execute(INSERT, rows[0])
         else:
