@@ -75,7 +75,10 @@ def test_an_error_has_a_title_and_a_description_and_nothing_else(cause: str, api
     answer = ask(api)
     error = expect(answer, status, title)
     assert {"title", "description"} <= set(error) <= {"title", "description", "link"}
-    if status != 406:
+    if status == 406:
+        assert set(error["link"]) == {"text", "href", "rel"}
+        assert error["link"]["rel"] == "help"
+    else:
         assert "link" not in error
     assert isinstance(error["description"], str)
     assert error["description"]

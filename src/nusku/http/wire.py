@@ -17,6 +17,10 @@ encode = msgspec.json.Encoder().encode
 class _Error(msgspec.Struct, omit_defaults=True):
     title: str
     description: str = ""
+    link: dict[str, str] | None = None
+
+
+_HELP = {"text": "Documentation of the API", "href": "/docs", "rel": "help"}
 
 
 class _Message(msgspec.Struct, omit_defaults=True, gc=False):
@@ -195,7 +199,8 @@ def _change(operation: Any) -> Change:
 
 def error(problem: NuskuError) -> bytes:
     """The error document."""
-    return encode(_Error(problem.title, problem.detail))
+    link = _HELP if problem.status == 406 else None
+    return encode(_Error(problem.title, problem.detail, link))
 
 
 def path_of(key: QueueKey) -> str:

@@ -42,9 +42,13 @@ def _errors() -> Node:
                     "What kind of error it is. Programs may rely on it, together with the status."
                 ),
                 "description": string("What was wrong with this very request, for people to read."),
+                "link": closed(
+                    {name: string() for name in ("text", "href", "rel")},
+                    "Where to read on; with status 406 only.",
+                ),
             },
             "Every refusal and failure is answered with this.",
-            optional=("description",),
+            optional=("description", "link"),
         )
     }
 
