@@ -176,3 +176,21 @@ def test_a_port_that_is_taken_is_refused(run: Run, tmp_path: Path) -> None:
     line = ended.stderr.splitlines()[-1]
     assert line.startswith("nusku: ")
     assert str(port) in line
+
+
+def test_a_setting_of_a_later_version_is_told_to_have_no_effect(tmp_path: Path) -> None:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("NUSKU_")}
+    checked = subprocess.run(
+        [sys.executable, "-m", "nusku", "check", "--store", "sqlite:///x.db"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environ | {"NUSKU_WEBSOCKET_PORT": "0", "NUSKU_SECRET_KEY": "canary"},
+        timeout=30,
+        check=True,
+    )
+    assert checked.stderr.splitlines() == [
+        "nusku: setting secret_key has no effect in this version (NUSKU_SECRET_KEY)",
+        "nusku: setting websocket_port has no effect in this version (NUSKU_WEBSOCKET_PORT)",
+    ]
+    assert "canary" not in checked.stdout

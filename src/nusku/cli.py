@@ -22,6 +22,7 @@ _SETTINGS = {
     "host": "Address to listen on.",
     "port": "TCP port; 0 takes a free one.",
     "store": "URI of the store, such as sqlite:///nusku.db.",
+    "workers": "Processes that serve; 1 on SQLite.",
     "auth": "How requests are authenticated.",
     "log_level": "Least severe thing that is logged.",
     "log_format": "text, json or auto.",
@@ -37,7 +38,7 @@ def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
             given = {name: options.pop(name) for name in names}
             overrides = {name: value for name, value in given.items() if value is not None}
             try:
-                settings = load(config, os.environ, overrides)
+                settings = load(config, os.environ, overrides, _notice)
             except ConfigError as error:
                 _refuse(*error.problems)
             try:
@@ -59,6 +60,10 @@ def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
+def _notice(text: str) -> None:
+    click.echo(f"nusku: {text}", err=True)
+
+
 def _refuse(*problems: str) -> NoReturn:
     for problem in problems:
         click.echo(f"nusku: {problem}", err=True)
@@ -75,7 +80,7 @@ def main() -> None:
 
 
 @main.command()
-@_with_settings("host", "port", "store", "auth", "log_level", "log_format")
+@_with_settings("host", "port", "store", "auth", "workers", "log_level", "log_format")
 def serve(settings: Settings) -> None:
     """Run the server until SIGTERM or SIGINT."""
     from nusku import server
@@ -84,7 +89,7 @@ def serve(settings: Settings) -> None:
 
 
 @main.command()
-@_with_settings("host", "port", "store", "auth", "log_level", "log_format")
+@_with_settings("host", "port", "store", "auth", "workers", "log_level", "log_format")
 def check(settings: Settings) -> None:
     """Check settings and store, and print the settings in force.
 

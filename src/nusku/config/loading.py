@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from nusku.config.rules import broken_rules
-from nusku.config.settings import FIELDS, Settings, allowed_values
+from nusku.config.settings import FIELDS, LATER, Settings, allowed_values
 from nusku.config.showing import masked
 
 PREFIX = "NUSKU_"
@@ -38,7 +38,10 @@ class ConfigError(Exception):
 
 
 def load(
-    path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]
+    path: Path | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object],
+    notice: Callable[[str], object] = str,
 ) -> Settings:
     """Gather and check the settings.
 
@@ -46,6 +49,7 @@ def load(
         path: the TOML file, if there is one. It must be readable then.
         environ: the process's environment; only names starting with ``NUSKU_`` are looked at.
         overrides: settings by name, from the command line. Text is read as in the environment.
+        notice: is told of settings that have no effect in this version.
 
     Raises:
         ConfigError: with every problem found.
@@ -58,7 +62,9 @@ def load(
             given[name] = (value, str(path))
     for variable in sorted(v for v in environ if v.startswith(PREFIX) and v != FILE_VARIABLE):
         name = variable.removeprefix(PREFIX).lower()
-        if variable != PREFIX + name.upper() or name not in FIELDS:
+        if name in LATER and variable == PREFIX + name.upper():
+            notice(f"setting {name} has no effect in this version ({variable})")
+        elif variable != PREFIX + name.upper() or name not in FIELDS:
             hint = _nearest(name, lambda near: PREFIX + near.upper())
             problems.append(f"environment variable {_name(variable)} is unknown{hint}")
         else:
@@ -70,6 +76,9 @@ def load(
     values: dict[str, Any] = {}
     failed: set[str] = set()
     for name, (value, source) in given.items():
+        if name in LATER:
+            notice(f"setting {name} has no effect in this version ({source})")
+            continue
         if name not in FIELDS:
             problems.append(f"setting {_name(name)} is unknown ({source}){_nearest(name)}")
             continue

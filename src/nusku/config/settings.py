@@ -43,6 +43,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _count("TCP port to listen on; 0 takes a free one and says which.", 0, 65_535)
     ] = 8888
 
+    workers: Annotated[
+        int, _count("Processes that serve; an SQLite store is owned by one.", 1, 1)
+    ] = 1
+
     # -- where messages are kept
     store: Annotated[
         str,
@@ -271,6 +275,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "auto"
 
 
+# Names that later versions give a meaning: taken, so that one file can serve several versions, and
+# told to be without effect.
+LATER = frozenset(
+    {
+        "default_subscription_ttl",
+        "delivery_keep",
+        "enable_virtual_pool",
+        "encryption_keys",
+        "listen_store",
+        "max_flavors_per_page",
+        "max_pools_per_page",
+        "max_subscriptions_per_page",
+        "require_confirmation",
+        "secret_key",
+        "subscriber_allow",
+        "subscriber_private",
+        "subscriber_types",
+        "trusted_proxies",
+        "websocket_port",
+    }
+)
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 

@@ -5,7 +5,7 @@ import re
 from typing import get_args
 
 from nusku.config.rules import ORDERED
-from nusku.config.settings import FIELDS, Settings, allowed_values
+from nusku.config.settings import FIELDS, LATER, Settings, allowed_values
 
 _PAGE = """\
 # Settings
@@ -16,12 +16,13 @@ Every setting has one flat name. Weakest first, it is taken from
 2. the TOML file named by `nusku serve --config FILE` or `NUSKU_CONFIG`: `max_wait = 30`;
 3. the environment: `NUSKU_MAX_WAIT=30`. Lists are comma-separated, switches are `true`, `false`,
    `1`, `0`, `yes`, `no`, `on` or `off`;
-4. the options of `nusku serve`: `--host`, `--port`, `--store`, `--auth`, `--log-level`,
-   `--log-format`.
+4. the options of `nusku serve`: `--host`, `--port`, `--store`, `--auth`, `--workers`,
+   `--log-level`, `--log-format`.
 
 A name that is not in this table, in the file or as a `NUSKU_` variable, stops the start, as does a
 value that is not allowed: each problem is one line with the name, the value, where it came from and
 what is allowed. `nusku check` tells the same without starting anything, and prints what is in force.
+Names that later versions will use are taken, and told to have no effect: {later}.
 
 | setting | default | unit | allowed | meaning |
 |---|---|---|---|---|
@@ -66,7 +67,8 @@ def document() -> str:
             f"| `{name}` | `{default}` | {unit} | {allowed_values(name)} | {meta.description} |"
         )
     rules = [f"- {f'`{low}` ≤ ' if low else ''}`{name}` ≤ `{high}`" for low, name, high in ORDERED]
-    return _PAGE.format(rows="\n".join(rows), rules="\n".join(rules))
+    later = ", ".join(f"`{name}`" for name in sorted(LATER))
+    return _PAGE.format(rows="\n".join(rows), rules="\n".join(rules), later=later)
 
 
 def _plain(value: object) -> str:
