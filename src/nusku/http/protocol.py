@@ -174,7 +174,7 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
                 self._start_asgi_task(*self.pipeline.pop())
             elif self.hopeless:
                 self.joined.close()
-            elif self.body_due is _IDLE:
+            elif self.head_due is _IDLE and self.body_due is _IDLE:
                 self.head_due = self.loop.time() + keep_alive_timeout
 
         def send_400_response(self, msg: str) -> None:
