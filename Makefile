@@ -31,9 +31,13 @@ serve: $(RUN) ## Run the server; NUSKU_* variables and ARGS="--port 9000" are pa
 test: $(DEV) ## Run the whole test suite; ARGS="-k claim" is passed to pytest
 	$(PYTHON) -m pytest $(ARGS)
 
+# Two processes, so that both cores work.
+QUICK := $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow and not chaos and not clients"
 .PHONY: quick
 quick: $(DEV) ## Run the quick half of the suite, under a minute
-	$(PYTHON) -m pytest -m "not slow and not chaos and not clients" --ignore=tests/security $(ARGS)
+	@$(QUICK) tests/http $(ARGS) & http=$$!; \
+	$(QUICK) --ignore=tests/http --ignore=tests/security --ignore=tests/clients --ignore=tests/test_docs.py $(ARGS); \
+	rest=$$?; wait $$http && exit $$rest
 
 .PHONY: check
 check: $(DEV) ## Lint, format, strict types and import contracts

@@ -106,7 +106,7 @@ class Json:
         new = document["messages"]
         if not isinstance(new, list):
             raise InvalidBody("'messages' must be an array.")
-        return [_new_message(one) for one in new]
+        return [_new_message(one, at) for at, one in enumerate(new)]
 
     def claim(self, data: bytes | None) -> tuple[ClaimTerms, int | None]:
         """``{"ttl", "grace", "limit"}``, all optional; a limit that makes no sense is ignored."""
@@ -114,8 +114,8 @@ class Json:
         limit = document.get("limit")
         ttl_s, grace_s = document.get("ttl"), document.get("grace")
         terms = ClaimTerms(
-            None if ttl_s is None else _integer("ttl", ttl_s),
-            None if grace_s is None else _integer("grace", grace_s),
+            None if ttl_s is None else _integer(ttl_s, "ttl"),
+            None if grace_s is None else _integer(grace_s, "grace"),
         )
         return terms, limit if type(limit) is int else None
 
@@ -140,22 +140,23 @@ class Json:
         return types
 
 
-def _integer(what: str, value: Any) -> int:
+def _integer(value: Any, what: str, at: int | None = None) -> int:
     """True counts as 1, as it always did on this wire."""
     if not isinstance(value, int):
-        raise InvalidBody(f"'{what}' must be an integer.")
+        path = what if at is None else f"messages[{at}].{what}"
+        raise InvalidBody(f"'{path}' must be an integer.")
     return int(value)
 
 
-def _new_message(one: Any) -> NewMessage:
+def _new_message(one: Any, at: int) -> NewMessage:
     if not isinstance(one, dict):
-        raise InvalidBody("An element of 'messages' must be an object.")
+        raise InvalidBody(f"'messages[{at}]' must be an object.")
     if "body" not in one:
-        raise InvalidBody("An element of 'messages' must have the member 'body'.")
+        raise InvalidBody(f"'messages[{at}]' must have the member 'body'.")
     return NewMessage(
         encode(one["body"]),
-        _integer("ttl", one["ttl"]) if "ttl" in one else None,
-        _integer("delay", one["delay"]) if "delay" in one else None,
+        _integer(one["ttl"], "ttl", at) if "ttl" in one else None,
+        _integer(one["delay"], "delay", at) if "delay" in one else None,
     )
 
 
