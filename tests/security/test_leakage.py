@@ -541,14 +541,14 @@ def test_a_refused_store_does_not_show_its_password(
 @pytest.mark.parametrize(
     ("file", "settings"),
     [
-        ('secret_key = "{}"\nport = "x"\n', {}),
+        ('secret_key = "{}"\nlog_level = "loud"\n', {}),
         ('[signed_url]\nsecret_key = "{}"\n', {}),
         ('store = "postgresql://user:{}@host/db"\nport = "x"\n', {}),
         ('store = ["postgresql://user:{}@host/db"]\n', {}),
         ('store = "postgresql://user:{}@host/db\n', {}),
         ('store = {{password = "{}"}}\n', {}),
         ('log_level = "loud"\nstore = "redis://:{}@host"\n', {}),
-        ("", {"secret_key": "{}", "port": "x"}),
+        ("", {"secret_key": "{}", "log_level": "loud"}),
         ("", {"store_password": "{}"}),
         ("", {"store": "postgresql://user:{}@host/db", "port": "x"}),
     ],
