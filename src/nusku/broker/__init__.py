@@ -32,7 +32,7 @@ class Broker:
         self, store: Store, settings: Settings, metrics: Metrics, rng: random.Random
     ) -> None:
         self.waiting = Waiting()
-        self.queues = Queues(store.messages, store.records, self.waiting, settings, rng)
+        self.queues = Queues(store.messages, store.records, settings, rng)
         parts = (store.messages, self.queues, self.waiting, settings, metrics)
         self.messages = Messages(*parts)
         self.claims = Claims(*parts)

@@ -10,7 +10,6 @@ import msgspec
 from nusku.broker import ids, rules
 from nusku.broker.operation import operation
 from nusku.broker.view import View
-from nusku.broker.waiting import Waiting
 from nusku.config import Settings
 from nusku.errors import Conflict, Invalid, InvalidBody, NotFound, Unavailable
 from nusku.model import Context, Counts, Kind, QueueKey, QueueRef, Record
@@ -57,13 +56,11 @@ class Queues:
         self,
         messages: MessageStore,
         records: RecordStore,
-        waiting: Waiting,
         settings: Settings,
         rng: random.Random,
     ) -> None:
         self._messages = messages
         self._records = records
-        self._waiting = waiting
         self._settings = settings
         self._rng = rng
         # One process owns the embedded store, so what was read stays true until changed here.
