@@ -24,6 +24,7 @@ from nusku.http import document, page
 from nusku.http.app import routes
 from tests.conftest import SharedServers
 from tests.live import LiveServer
+from tests.subscribing import LOCAL
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("get", "head", "post", "put", "patch", "delete")
@@ -39,9 +40,15 @@ SETTINGS = {
         max_queues_per_page=1,
         max_messages_per_page=2,
         max_messages_per_claim_or_pop=1,
+        max_subscriptions_per_page=1,
+        min_subscription_ttl=1,
     ),
     "other choices": Settings(
-        client_id_uuid_safe="off", message_delete_with_claim_id=True, enable_checksum=True
+        client_id_uuid_safe="off",
+        message_delete_with_claim_id=True,
+        enable_checksum=True,
+        require_confirmation=True,
+        subscriber_types=("https",),
     ),
 }
 
@@ -94,9 +101,8 @@ class Handlers:
 
 def test_it_describes_what_is_routed_and_nothing_else() -> None:
     handlers = cast("Any", Handlers())
-    table = routes(
-        {"queues": (handlers, handlers), "topics": (handlers, handlers)}, handlers, handlers
-    )
+    of_a_kind = (handlers, handlers, handlers)
+    table = routes({"queues": of_a_kind, "topics": of_a_kind}, handlers, handlers, handlers)
     routed = {
         (re.sub(r"\{\w+\}", "{}", route.template), method.lower(), operation)
         for route in table
@@ -280,7 +286,7 @@ def test_answers_are_what_the_document_says(
     shared_server: SharedServers, tmp_path: Path, config: str
 ) -> None:
     """All checks of schemathesis; what is excused, and why, is said in schemathesis_hooks.py."""
-    server = shared_server(max_wait=1)
+    server = shared_server(max_wait=1, subscriber_allow=LOCAL, delivery_timeout=1)
     (tmp_path / "schemathesis.toml").write_text(config)
     ran = subprocess.run(
         [

@@ -22,6 +22,10 @@ TINY = Sizes(
     wake_ups=30,
     idle_s=0.2,
     stored=2_000,
+    notifications=100,
+    subscribers=(1, 3),
+    gentle_posts=5,
+    hanging=10,
 )
 
 

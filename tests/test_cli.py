@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nusku import __version__
+from nusku.config.settings import SECRETS
 from tests.live import LiveServer
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -94,6 +95,45 @@ def test_check_prints_the_settings_in_force_and_a_line_about_the_store(run: Run)
 def test_check_creates_nothing(run: Run, tmp_path: Path) -> None:
     assert run("check").returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_shows_no_secret_and_says_that_it_is_set(run: Run) -> None:
+    secrets = {f"NUSKU_{name.upper()}": f"canary-{name}" for name in SECRETS}
+    ended = run("check", **secrets)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "canary" not in ended.stdout
+    for name in SECRETS:
+        assert f"# {name} is set, and not shown" in ended.stdout.splitlines()
+    assert SECRETS.isdisjoint(tomllib.loads(ended.stdout))
+    assert 'secret_key = ""' in run("check").stdout.splitlines()
+
+
+@pytest.mark.parametrize("command", [("check",), ("serve", "--port", "0")])
+def test_broken_mail_templates_are_refused(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "texts.toml").write_text("[subscription]\ntopic = 3\n[other]\n")
+    ended = run(*command, NUSKU_MAIL_TEMPLATES="texts.toml")
+    assert ended.returncode == 2
+    *_, first, second = ended.stderr.splitlines()
+    assert first.startswith("nusku: setting mail_templates: file texts.toml: [other] is unknown")
+    assert second.startswith("nusku: setting mail_templates: file texts.toml: [subscription]")
+
+
+def test_check_looks_at_the_key_file_and_does_not_make_one(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "nusku.db.key"
+    file.write_text("signing = " + "0" * 64 + "\n")
+    file.chmod(0o600)
+    ended = run("check")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "0" * 64 not in ended.stdout
+    file.chmod(0o644)
+    ended = run("check")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"nusku: key file {file} can be used by others")
+    assert run("check", NUSKU_SECRET_KEY="k" * 32).returncode == 0, "it is not needed"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.slow
@@ -185,12 +225,12 @@ def test_a_setting_of_a_later_version_is_told_to_have_no_effect(tmp_path: Path) 
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=environ | {"NUSKU_WEBSOCKET_PORT": "0", "NUSKU_SECRET_KEY": "canary"},
+        env=environ | {"NUSKU_WEBSOCKET_PORT": "0", "NUSKU_ENCRYPTION_KEYS": "canary"},
         timeout=30,
         check=True,
     )
     assert checked.stderr.splitlines() == [
-        "nusku: setting secret_key has no effect in this version (NUSKU_SECRET_KEY)",
+        "nusku: setting encryption_keys has no effect in this version (NUSKU_ENCRYPTION_KEYS)",
         "nusku: setting websocket_port has no effect in this version (NUSKU_WEBSOCKET_PORT)",
     ]
     assert "canary" not in checked.stdout

@@ -1,5 +1,6 @@
 """Settings: where they come from, what is refused and in which words, how they are shown."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nusku.config import ConfigError, Settings, as_toml, document, load, masked
+from nusku.config.settings import SECRETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -101,7 +103,75 @@ def test_other_hosts_need_allow_open(host: str) -> None:
     assert host in problem
 
 
+def test_an_order_may_have_one_end_only() -> None:
+    settings = load(None, {"NUSKU_MIN_SUBSCRIPTION_TTL": "1"}, {})
+    assert (settings.min_subscription_ttl, settings.default_subscription_ttl) == (1, 3600)
+    far = {"NUSKU_DEFAULT_SUBSCRIPTION_TTL": "315360000"}
+    assert load(None, far, {}).default_subscription_ttl == 315_360_000
+
+
+GOOD_VALUES = [
+    ("subscriber_types", "https,trust+https", ("https", "trust+https")),
+    ("subscriber_types", "", ()),
+    ("subscriber_allow", "127.0.0.1/32, ::1, 10.1.0.0/16", ("127.0.0.1/32", "::1", "10.1.0.0/16")),
+    ("subscriber_ports", "443,1-65535,8080-8080", ("443", "1-65535", "8080-8080")),
+    ("nameservers", "192.0.2.1", ("192.0.2.1",)),
+    ("nameservers", "192.0.2.1:5353,[::1]:5353,::1", ("192.0.2.1:5353", "[::1]:5353", "::1")),
+    *(
+        ("public_url", url, url)
+        for url in (
+            *("", "http://queues", "https://queues.example.com:8443", "https://[::1]:8888/queues/"),
+            *("http://192.0.2.1/a/b", "https://example.com/confirm"),
+        )
+    ),
+    ("smtp_host", "mail.example.com", "mail.example.com"),
+    ("smtp_host", "::1", "::1"),
+    ("smtp_from", "no-reply@example.com", "no-reply@example.com"),
+    ("smtp_from", "The queues <no-reply@example.com>", "The queues <no-reply@example.com>"),
+    ("smtp_user_name", "jörg@example.com", "jörg@example.com"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD_VALUES)
+def test_values_that_are_fine(name: str, text: str, value: object) -> None:
+    assert getattr(load(None, {f"NUSKU_{name.upper()}": text}, {}), name) == value
+
+
 # -- what is refused
+
+# With user, query, fragment; without scheme, host; with what does not belong into a URL.
+BAD_URLS = (
+    *(
+        "example.com",
+        "//example.com",
+        "ftp://example.com",
+        "https:example.com",
+        "https://",
+        "HTTPS://a",
+    ),
+    *(
+        "https://me@example.com",
+        "https://me:pw@example.com/",
+        "https://@example.com",
+        "https:///path",
+    ),
+    *("https://example.com?", "https://example.com/?a=b", "https://example.com#", "https://e/#x"),
+    *(
+        "https://exa mple.com",
+        "https://example.com/ ",
+        " https://example.com",
+        "https://e/\\x",
+        "https://ä",
+    ),
+    *(
+        "https://e:0",
+        "https://e:99999",
+        "https://e:x",
+        "https://[::1",
+        "https://[v1.x]/",
+        "https://1.2.3",
+    ),
+)
 
 # (what the file holds, what the one line must say)
 BAD_FILES = [
@@ -155,7 +225,69 @@ BAD_FILES = [
     ('store = "sqlite:///a\\u0000b"', ["setting store", "\\x00", "sqlite:///"]),
     ('metrics_allow = ["10.0.0.1/8"]', ["setting metrics_allow", "10.0.0.1/8", "networks such as"]),
     ('metrics_allow = ["everybody"]', ["setting metrics_allow", "everybody"]),
+    ('subscriber_types = ["http", "ftp"]', ["setting subscriber_types", "ftp", "some of http"]),
+    ('subscriber_types = ["HTTP"]', ["setting subscriber_types", "HTTP"]),
+    ('subscriber_types = "http"', ["setting subscriber_types", "'http'"]),
+    ('subscriber_private = "maybe"', ["setting subscriber_private", "refuse or allow"]),
+    ('subscriber_allow = ["10.0.0.1/8"]', ["setting subscriber_allow", "10.0.0.1/8", "networks"]),
+    ('subscriber_allow = ["localhost"]', ["setting subscriber_allow", "localhost"]),
+    *(
+        (f"subscriber_ports = ['{port}']", ["setting subscriber_ports", port, "443 or 1024-65535"])
+        for port in ("0", "65536", "http", "-1", "1-", "-", "9-8", "1-65536", "0-9", "1 - 2", "٤٤٣")
+    ),
+    ("subscriber_ports = [443]", ["setting subscriber_ports", "[443]"]),
+    *(
+        (f"nameservers = ['{server}']", ["setting nameservers", server, "192.0.2.1:5353"])
+        for server in (
+            *("ns.example.com", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.300"),
+            *("[::1]", "[::1]:", "[::1:53", "[192.0.2.1]:53", "::1:99999", "192.0.2.0/24", "53"),
+        )
+    ),
+    *(
+        (f"{name} = '{url}'", [f"setting {name}", "empty, or a URL such as https://"])
+        for name in ("public_url", "external_confirmation_url", "trustee_auth_url")
+        for url in BAD_URLS
+    ),
+    *(
+        (f'smtp_from = "{sender}"', ["setting smtp_from", "empty, or a mail address"])
+        for sender in (
+            *(
+                "nobody",
+                "@",
+                "a@",
+                "@b",
+                "a@b@c",
+                "a b@c",
+                "a@b c",
+                "a@b,c@d",
+                "<a@b>",
+                "a@b.",
+                "a@-b/",
+            ),
+            *("a@b\\r\\nBcc: x@y", "a@b\\n", "Name <a>", "N\\r\\nX: y <a@b>", 'x\\"y <a@b>'),
+            *("a@b <a@b>", "ä@b", "a@ä", "x" * 65 + "@b", "a@" + "x" * 254, "N <a@b> "),
+        )
+    ),
+    ('smtp_host = "smtp://mail"', ["setting smtp_host", "'smtp://mail'", "a host name"]),
+    ('smtp_host = "mail:25"', ["setting smtp_host", "'mail:25'"]),
+    ('smtp_host = "256.1.1.1"', ["setting smtp_host", "'256.1.1.1'"]),
+    ('smtp_security = "ssl"', ["setting smtp_security", "starttls, tls or none"]),
+    ('smtp_user_name = "a\\r\\nb"', ["setting smtp_user_name", "a name"]),
+    ('mail_templates = "a\\u0000b"', ["setting mail_templates", "the path of a file"]),
+    ('trustee_user_name = "a\\nb"', ["setting trustee_user_name", "a name"]),
+    ('trustee_user_domain_name = "a\\nb"', ["setting trustee_user_domain_name", "a name"]),
+    ("max_signature_ttl = 59", ["setting max_signature_ttl", "from 60 to"]),
+    ("delivery_timeout = 0", ["setting delivery_timeout", "from 0.1 to 300 s"]),
+    ("max_deliveries = 7", ["setting max_deliveries", "from 8 to"]),
     # settings that do not go together
+    (
+        "default_subscription_ttl = 59",
+        ["default_subscription_ttl is 59", "from min_subscription_ttl (60) on"],
+    ),
+    (
+        "min_subscription_ttl = 4000",
+        ["default_subscription_ttl is 3600 (the default)", "(4000) on"],
+    ),
     ("max_message_ttl = 3599", ["default_message_ttl", "3600 (the default)", "(3599)"]),
     ("min_message_ttl = 3601", ["default_message_ttl", "min_message_ttl (3601)"]),
     ("default_claim_ttl = 59", ["default_claim_ttl", "59", "min_claim_ttl (60)"]),
@@ -244,6 +376,51 @@ def test_a_refused_value_does_not_show_its_password() -> None:
     (problem,) = problems(store="Redis://me:hunter2@host/0")
     assert "hunter2" not in problem
     assert "***" in problem
+
+
+# Keys and passwords.
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+@pytest.mark.parametrize(
+    "toml", ["12345678", "1234.5678", "true", '["canary"]', '{ key = "canary" }', "1979-05-27"]
+)
+def test_a_refused_secret_is_not_shown(name: str, toml: str, tmp_path: Path) -> None:
+    (problem,) = problems(f"{name} = {toml}", tmp_path)
+    assert problem.startswith(f"setting {name} is *** (")
+    for part in ("canary", "1234", "True", "1979", "key ="):
+        assert part not in problem.replace("_key", "")
+
+
+def test_a_secret_that_is_no_text_is_refused() -> None:
+    """The environment may hold any bytes."""
+    (problem,) = problems(environ={"NUSKU_SECRET_KEY": "canary\udcff"})
+    assert problem == "setting secret_key is *** (NUSKU_SECRET_KEY); allowed: a text"
+
+
+@pytest.mark.parametrize(
+    "secret", [" blanks ", "lines\r\n", "a,b", "true", "ä", "\t", "x" * 10_000]
+)
+@pytest.mark.parametrize("way", ["file", "environment"])
+def test_a_secret_is_taken_as_it_is(secret: str, way: str, tmp_path: Path) -> None:
+    if way == "environment":
+        settings = load(None, {"NUSKU_SECRET_KEY": secret}, {})
+    else:
+        path = tmp_path / "nusku.toml"
+        path.write_text(f"secret_key = {json.dumps(secret)}")
+        settings = load(path, {}, {})
+    assert settings.secret_key == secret
+    assert type(settings.secret_key) is str
+
+
+def test_secrets_are_not_among_what_is_shown() -> None:
+    settings = Settings(secret_key="canary", smtp_user_password="canary", smtp_user_name="me")
+    shown = as_toml(settings)
+    assert "canary" not in shown
+    assert "# secret_key is set, and not shown" in shown.splitlines()
+    assert tomllib.loads(shown)["smtp_user_name"] == "me"
+    assert {"secret_key", "smtp_user_password"}.isdisjoint(tomllib.loads(shown))
+    assert {"secret_key", "smtp_user_password", "trustee_user_password"} == SECRETS
 
 
 # The command itself: nothing is started, nothing is created, the exit code is 2.

@@ -21,6 +21,7 @@ def test_a_clean_stop_writes_the_log_back_and_marks_the_file_closed(
     (file,) = tmp_path.glob("*.db")
     assert sorted(path.name for path in tmp_path.glob(f"{file.name}*")) == [
         file.name,
+        f"{file.name}.key",
         f"{file.name}.lock",
     ]
     with sqlite3.connect(file) as db:

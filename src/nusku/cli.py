@@ -43,6 +43,8 @@ def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
                 _refuse(*error.problems)
             try:
                 command(settings, **options)
+            except ConfigError as error:
+                _refuse(*error.problems)
             except (StoreRefused, NuskuError) as error:
                 # Stores name the URI that they refuse; it may hold a password.
                 _refuse(str(error).replace(settings.store, masked(settings.store)))
@@ -95,9 +97,12 @@ def check(settings: Settings) -> None:
 
     Changes nothing, and may be run beside a server. What it prints is a TOML file.
     """
-    from nusku import storage
+    from nusku import keys, storage
+    from nusku.notify.letters import templates
 
     click.echo(as_toml(settings), nl=False)
+    templates(settings.mail_templates)
+    keys.check_key(settings)
     click.echo(f"\n# {storage.inspect_store(settings.store)}")
 
 
@@ -105,7 +110,10 @@ def check(settings: Settings) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @_with_settings("store")
 def backup(settings: Settings, file: Path) -> None:
-    """Copy the store to FILE, also while a server runs on it."""
+    """Copy the store to FILE, also while a server runs on it.
+
+    The key beside it is not copied: keep that apart, or lose what was signed with it.
+    """
     from nusku import storage
 
     storage.backup_store(settings.store, file)

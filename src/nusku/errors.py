@@ -26,6 +26,12 @@ class Invalid(NuskuError):
     title = "Invalid API request"
 
 
+class NothingToUpdate(Invalid):
+    """A subscription is changed by its `subscriber`, `ttl` or `options`, and none was given."""
+
+    title = "Unable to update subscription"
+
+
 class InvalidBody(NuskuError):
     """The body is missing, not JSON, or not of the shape that the operation takes."""
 
@@ -158,6 +164,12 @@ class StoreFull(Unavailable):
     """
 
 
+class TrustFailed(Unavailable):
+    """Keystone, which makes the trusts of `trust+http` subscriptions, refuses or does not answer.
+    The text says which settings are missing where none is configured.
+    """
+
+
 class StoreRefused(Exception):
     """A store that cannot be opened: damaged, foreign, newer than this program, read-only or in
     use by another server. Raised at the start only; its text is for the operator.
@@ -165,7 +177,8 @@ class StoreRefused(Exception):
 
 
 def _tree(base: type[NuskuError]) -> list[type[NuskuError]]:
-    return [c for child in base.__subclasses__() for c in (child, *_tree(child))]
+    public = (c for c in base.__subclasses__() if not c.__name__.startswith("_"))
+    return [c for child in public for c in (child, *_tree(child))]
 
 
 def catalogue() -> str:

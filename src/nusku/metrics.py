@@ -19,6 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+WAITED_S = 0.1  # a request that takes longer waited for something to come
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -51,7 +52,12 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.operations: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.durations: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(SECONDS))
+        self.served = 0
+        self.serving_s = 0.0
         self.messages: defaultdict[str, int] = defaultdict(int)
+        self.deliveries: defaultdict[str, int] = defaultdict(int)
+        self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.attempt_durations = Histogram(SECONDS)
         self.batches = Histogram(SIZES)
         self.commits = Histogram(SECONDS)
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
@@ -61,8 +67,15 @@ class Metrics(Collector):
 
     def operation(self, name: str, status: int, seconds: float) -> None:
         """An operation was answered."""
+        self.served += 1
+        self.serving_s += min(seconds, WAITED_S)
         self.operations[name, OUTCOMES.get(status // 100, "failed")] += 1
         self.durations[name].add(seconds)
+
+    def attempt(self, outcome: str, reason: str, seconds: float) -> None:
+        """An attempt at a delivery came to an end."""
+        self.attempts[outcome, reason] += 1
+        self.attempt_durations.add(seconds)
 
     def gauge(self, name: str, help_: str, read: Callable[[], float]) -> None:
         """A figure that is read when somebody asks."""
@@ -95,6 +108,28 @@ class Metrics(Collector):
         for event, n in self.messages.items():
             messages.add_metric([event], n)
         yield messages
+        deliveries = CounterMetricFamily(
+            "nusku_deliveries",
+            "Deliveries to subscribers by what happened to them: queued, delivered, retried, given_up.",
+            labels=["event"],
+        )
+        for event, n in self.deliveries.items():
+            deliveries.add_metric([event], n)
+        yield deliveries
+        attempts = CounterMetricFamily(
+            "nusku_delivery_attempts",
+            "Attempts at deliveries by outcome (delivered, failed, refused) and reason.",
+            labels=["outcome", "reason"],
+        )
+        for (outcome, reason), n in self.attempts.items():
+            attempts.add_metric([outcome, reason], n)
+        yield attempts
+        yield HistogramMetricFamily(
+            "nusku_delivery_attempt_duration_seconds",
+            "Time that an attempt at a delivery took.",
+            buckets=self.attempt_durations.buckets(),
+            sum_value=self.attempt_durations.total,
+        )
         yield HistogramMetricFamily(
             "nusku_store_batch_operations",
             "Operations that shared one transaction.",

@@ -8,19 +8,29 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-Kind = Literal["queue", "topic"]
+# Queues and topics are the service's; on the others it tells itself what to tell subscribers.
+Kind = Literal["queue", "topic", "notice", "delivery", "failed"]
 
 
 class Context(msgspec.Struct, frozen=True, gc=False):
-    """Who asks: made by ``auth`` from a request, the same for every transport."""
+    """Who asks: made by ``auth`` from a request, the same for every transport.
+
+    ``user`` and ``token`` are empty where nobody logs in.
+    """
 
     project: str
     client: str
     roles: frozenset[str]
+    user: str = ""
+    token: str = ""
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Context({self.project!r}, {self.client!r}, {sorted(self.roles)})"
 
 
 class QueueKey(NamedTuple):
-    """The name of a queue or topic; the two are separate namespaces in each project."""
+    """The name of a queue or topic, or of an internal queue: each kind is a namespace of its own."""
 
     kind: Kind
     project: str
@@ -116,11 +126,29 @@ class Counts(NamedTuple):
         return self.free + self.held + self.delayed
 
 
+class Occupied(NamedTuple):
+    """A queue that holds messages, how many, and when the oldest of them was posted."""
+
+    key: QueueKey
+    messages: int
+    oldest_ms: int
+
+
 class Record(msgspec.Struct, frozen=True):
-    """A small document of the control plane. ``version`` starts at 1 and grows with updates."""
+    """A small document of the control plane. ``version`` starts at 1 and grows with updates.
+
+    ``parent`` groups records of a kind, ``unique`` is a name that no two live ones of a kind and
+    project share. A record that has ended is there no more, but for those who ask for the ended
+    ones. ``created_ms``, ``ends_ms`` and ``read_ms`` (when it was read) are the store's to say.
+    """
 
     kind: str
     project: str
     key: str
     doc: bytes
     version: int = 1
+    parent: str = ""
+    unique: str | None = None
+    created_ms: int = 0
+    ends_ms: int | None = None
+    read_ms: int = 0

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import random
+import resource
 import signal
 import socket
 import sys
@@ -15,10 +16,12 @@ import uvicorn
 import uvloop
 
 import nusku
-from nusku import http
+from nusku import http, keys, notify
+from nusku.addresses import Addresses
+from nusku.auth import Trusts
 from nusku.broker import Broker
 from nusku.clock import steady_clock
-from nusku.config import Settings, masked
+from nusku.config import ConfigError, Settings, masked
 from nusku.errors import StoreRefused, Unavailable
 from nusku.logs import RequestLog, configure
 from nusku.metrics import Metrics
@@ -30,6 +33,7 @@ REFUSED, FAILED = 2, 1
 EXPIRED_AT_ONCE = 200  # rows; a step of housekeeping takes a millisecond or two
 HOUSEKEEPING_PAUSE_S = 0.01  # between two steps while there is more to do
 HOUSEKEEPING_REST_S = 1.0
+ATTEMPTS_PATIENCE_S = 5  # with attempts under way, when the server stops; they are made again
 
 
 def run(settings: Settings) -> int:
@@ -99,6 +103,12 @@ async def _serve(settings: Settings, request_log: RequestLog) -> int:
     except StoreRefused as error:
         listener.close()
         return _refuse(str(error))
+    try:
+        signing_key = keys.signing_key(settings)
+    except StoreRefused as error:
+        listener.close()
+        await store.close()
+        return _refuse(str(error))
     log.info(
         "starting",
         version=nusku.__version__,
@@ -106,16 +116,46 @@ async def _serve(settings: Settings, request_log: RequestLog) -> int:
         synchronous=settings.sqlite_synchronous,
         auth=settings.auth,
     )
+    trusts = Trusts(settings)
+    addresses = Addresses(settings, own=[(settings.host, listener.getsockname()[1])])
+    broker = Broker(
+        store,
+        settings,
+        metrics,
+        random.SystemRandom(),
+        signing_key=signing_key,
+        trusts=trusts,
+        addresses=addresses,
+    )
     try:
-        server = _build(settings, store, metrics, request_log)
-        return await _run(server, store, listener)
+        senders = notify.build(settings, addresses, trusts)
+        await broker.open()
+        notifier = notify.Notifier(broker, senders, settings, metrics, _attempts_max(settings))
+        server = _build(settings, broker, signing_key, metrics, request_log)
+        return await _run(server, store, notifier, listener, settings.shutdown_timeout)
+    except ConfigError as error:
+        return _refuse(*error.problems)
     finally:
+        await trusts.close()
         await store.close()
 
 
-def _build(settings: Settings, store: Store, metrics: Metrics, request_log: RequestLog) -> Server:
-    rng = random.SystemRandom()
-    broker = Broker(store, settings, metrics, rng)
+def _attempts_max(settings: Settings) -> int:
+    """As many as are set, but not so many that no open file is left for those who call."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        soft = hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(settings.max_deliveries, max(soft // 4, 8))
+
+
+def _build(
+    settings: Settings,
+    broker: Broker,
+    signing_key: str,
+    metrics: Metrics,
+    request_log: RequestLog,
+) -> Server:
     openapi: dict[str, Any] = {}
 
     def document() -> dict[str, Any]:
@@ -125,7 +165,7 @@ def _build(settings: Settings, store: Store, metrics: Metrics, request_log: Requ
 
     system = http.SystemHandlers(broker, settings, metrics, document, http.page)
     # Request ids only have to differ; asking the system for randomness each time would cost more.
-    app = http.build(broker, settings, metrics, request_log, system, random.Random())  # noqa: S311
+    app = http.build(broker, settings, metrics, request_log, system, random.Random(), signing_key)  # noqa: S311
     config = uvicorn.Config(
         app,
         http=http.protocol(settings),
@@ -145,12 +185,19 @@ def _build(settings: Settings, store: Store, metrics: Metrics, request_log: Requ
     return server
 
 
-async def _run(server: Server, store: Store, listener: socket.socket) -> int:
+async def _run(
+    server: Server,
+    store: Store,
+    notifier: notify.Notifier,
+    listener: socket.socket,
+    shutdown_timeout_s: int,
+) -> int:
     duties = [
         asyncio.create_task(_housekeeping(store.messages)),
         asyncio.create_task(http.sweep_for_ever(server.server_state.connections)),
         asyncio.create_task(_watch(store, server)),
     ]
+    notifier.start()
     # What lives from here on is made by requests; the rest need not be looked at again.
     gc.collect()
     gc.freeze()
@@ -158,6 +205,7 @@ async def _run(server: Server, store: Store, listener: socket.socket) -> int:
     try:
         await server.serve(sockets=[listener])
     finally:
+        await notifier.stop(min(shutdown_timeout_s, ATTEMPTS_PATIENCE_S))
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
@@ -194,6 +242,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _refuse(why: str) -> int:
-    print(f"nusku: {why}", file=sys.stderr, flush=True)  # noqa: T201
+def _refuse(*problems: str) -> int:
+    for problem in problems:
+        print(f"nusku: {problem}", file=sys.stderr, flush=True)  # noqa: T201
     return REFUSED

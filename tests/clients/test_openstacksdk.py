@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,9 @@ from openstack import connection, exceptions
 from openstack.config import cloud_region
 from openstack.message.v2 import claim as sdk_claim
 
+from tests.conftest import SharedServers
 from tests.live import Api, LiveServer, expect
+from tests.subscribing import HOOK, LOCAL, Subscriptions, receiver
 
 pytestmark = [
     pytest.mark.clients,
@@ -43,17 +45,31 @@ def api(server: LiveServer, project: str) -> Api:
     return server.api(project)
 
 
+Connect = Callable[[LiveServer], Any]
+
+
 @pytest.fixture
-def message(server: LiveServer, project: str) -> Iterator[Any]:
-    """`conn.message` with the endpoint given and its version found out by discovery."""
-    auth = ProjectWithoutKeystone(server.url, project)
-    region = cloud_region.from_session(
-        session.Session(auth=auth), app_name="tests", region_name="here"
-    )
-    region.config["message_endpoint_override"] = server.url
-    conn = connection.Connection(config=region)
-    yield conn.message
-    conn.close()
+def connected(project: str) -> Iterator[Connect]:
+    """Call it for `conn.message` with the endpoint given and its version found out by discovery."""
+    opened = []
+
+    def connect(server: LiveServer) -> Any:
+        auth = ProjectWithoutKeystone(server.url, project)
+        region = cloud_region.from_session(
+            session.Session(auth=auth), app_name="tests", region_name="here"
+        )
+        region.config["message_endpoint_override"] = server.url
+        opened.append(connection.Connection(config=region))
+        return opened[-1].message
+
+    yield connect
+    for conn in opened:
+        conn.close()
+
+
+@pytest.fixture
+def message(connected: Connect, server: LiveServer) -> Any:
+    return connected(server)
 
 
 def bodies(messages: Any) -> list[Any]:
@@ -197,6 +213,46 @@ def test_deleting_a_claimed_message_without_the_claim_is_forbidden(message: Any)
         message.delete_message("q", claim.messages[0]["id"])
 
 
+# -- subscriptions ---------------------------------------------------------------------------------
+
+
+def test_the_life_of_a_subscription(message: Any, api: Api) -> None:
+    made = message.create_subscription(
+        "q", subscriber=HOOK, ttl=90, options={"subject": "news", "from": "shop@hooks.example"}
+    )
+    assert made.subscription_id == made.id
+    shown = message.get_subscription("q", made.id)
+    assert (shown.id, shown.source, shown.subscriber, shown.ttl) == (made.id, "q", HOOK, 90)
+    assert shown.options == {"subject": "news", "from": "shop@hooks.example"}
+    assert shown.age >= 0
+    assert message.create_subscription("q", subscriber=HOOK).id == made.id
+    assert Subscriptions(api).ids() == [made.id]
+    message.delete_subscription("q", made.id)
+    with pytest.raises(exceptions.NotFoundException):
+        message.get_subscription("q", made.id)
+    message.delete_subscription("q", made.id)
+
+
+def test_subscriptions_are_listed_over_several_pages(message: Any) -> None:
+    assert list(message.subscriptions("q")) == []
+    made = [message.create_subscription("q", subscriber=f"{HOOK}/{n}").id for n in range(13)]
+    assert [one.id for one in message.subscriptions("q")] == made
+    assert [one.id for one in message.subscriptions("q", limit=5)] == made
+    assert [one.id for one in message.subscriptions("q", marker=made[9])] == made[10:]
+    assert [one.subscriber for one in message.subscriptions("q", limit=20)][12] == f"{HOOK}/12"
+
+
+def test_a_subscriber_is_told_what_the_library_posts(
+    connected: Connect, shared_server: SharedServers
+) -> None:
+    message = connected(shared_server(subscriber_allow=LOCAL))
+    with receiver() as hook:
+        message.create_subscription("q", subscriber=hook.url)
+        message.post_message("q", [{"body": {"n": 1}, "ttl": 120}])
+        [heard] = hook.wait_for(1)
+    assert (heard.document["body"], heard.document["ttl"]) == ({"n": 1}, 120)
+
+
 def test_errors_come_as_the_librarys_exceptions(message: Any) -> None:
     with pytest.raises(exceptions.BadRequestException):
         message.create_queue(name="bad@name")
@@ -204,3 +260,7 @@ def test_errors_come_as_the_librarys_exceptions(message: Any) -> None:
         message.create_queue(name="q", default_message_ttl=1)
     with pytest.raises(exceptions.NotFoundException):
         message.get_message("q", "nosuchmessage")
+    with pytest.raises(exceptions.BadRequestException):
+        message.create_subscription("q", subscriber="fake")
+    with pytest.raises(exceptions.BadRequestException):
+        message.create_subscription("q", subscriber=HOOK, ttl=59)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import httpx
 import pytest
 from zaqarclient.queues import client as client_module
 from zaqarclient.queues.v2 import client as v2
 from zaqarclient.transport import errors
 
+from tests.conftest import SharedServers
 from tests.live import PATCH_TYPE, LiveServer, expect
+from tests.subscribing import HOOK, LOCAL, receiver
 
 pytestmark = [
     pytest.mark.clients,
     # What the library and those below it do is not ours to mend.
     pytest.mark.filterwarnings("ignore"),
 ]
+
+
+SIGNED = ("URL-Signature", "URL-Methods", "URL-Paths", "URL-Expires")
 
 
 def connect(server: LiveServer, project: str | None = None, client_uuid: str | None = None) -> Any:
@@ -301,6 +307,118 @@ def test_dead_letters_arrive(client: Any, server: LiveServer) -> None:
         queue.claim(ttl=60, grace=60).delete()
     assert list(queue.claim(ttl=60, grace=60)) == []
     assert bodies(client.queue("dead").messages(echo=True)) == ["poison"]
+
+
+# -- subscriptions ---------------------------------------------------------------------------------
+
+
+def test_the_life_of_a_subscription(client: Any) -> None:
+    made = client.subscription("work", subscriber=HOOK, ttl=90, options={"subject": "news"})
+    assert (made.subscriber, made.ttl, made.options) == (HOOK, 90, {"subject": "news"})
+    assert made.age >= 0
+    assert made.confirmed is False
+    again = client.subscription("work", id=made.id)
+    assert (again.subscriber, again.ttl, again.options) == (HOOK, 90, {"subject": "news"})
+    again.update({"ttl": 120, "options": {"a": 1}})
+    assert client.subscription("work", id=made.id).ttl == 120
+    again.delete()
+    with pytest.raises(errors.ResourceNotFound):
+        client.subscription("work", id=made.id)
+    again.delete()
+
+
+def test_a_subscription_without_options_lives_for_the_librarys_minute(client: Any) -> None:
+    made = client.subscription("work", subscriber=HOOK)
+    assert (made.ttl, made.options) == (60, {})
+    assert client.subscription("work", subscriber=HOOK, ttl=90).id == made.id
+
+
+def test_subscriptions_are_listed_and_streamed(client: Any, queue: Any) -> None:
+    assert list(client.subscriptions("work")) == []
+    made = [client.subscription("work", subscriber=f"{HOOK}/{n}").id for n in range(13)]
+    assert [one.id for one in client.subscriptions("work")] == made[:10]
+    assert [one.id for one in client.subscriptions("work", limit=3).stream()] == made
+    assert [one.id for one in client.subscriptions("work", marker=made[9])] == made[10:]
+    listed = list(queue.subscriptions())
+    assert [one.id for one in listed] == made
+    assert {one.queue_name for one in listed} == {"work"}
+    assert (listed[3].subscriber, listed[3].ttl, listed[3].confirmed) == (f"{HOOK}/3", 60, False)
+    queue.purge(resource_types=["subscriptions"])
+    assert list(queue.subscriptions()) == []
+
+
+def test_an_update_as_the_command_line_sends_it(client: Any) -> None:
+    """All three members, null where not given (clients.md, 1.5)."""
+    made = client.subscription("work", subscriber=HOOK, ttl=90, options={"a": 1})
+    made.update({"subscriber": None, "ttl": 120, "options": {}})
+    shown = client.subscription("work", id=made.id)
+    assert (shown.subscriber, shown.ttl, shown.options) == (HOOK, 120, {})
+
+
+def test_bad_subscriptions_are_refused(client: Any) -> None:
+    for options in ({"ttl": 59}, {"subscriber": "fake"}, {"options": [1]}):
+        with pytest.raises(errors.MalformedRequest, match="Invalid API request"):
+            client.subscription("work", **{"subscriber": HOOK, **options})
+    made = client.subscription("work", subscriber=HOOK)
+    with pytest.raises(errors.MalformedRequest):
+        made.update({"ttl": 0})
+    client.subscription("work", subscriber=f"{HOOK}/2")
+    with pytest.raises(errors.ConflictError):
+        made.update({"subscriber": f"{HOOK}/2"})
+
+
+def test_a_subscriber_is_told_what_the_library_posts(shared_server: SharedServers) -> None:
+    client = connect(shared_server(subscriber_allow=LOCAL))
+    with receiver() as hook:
+        client.subscription("work", subscriber=hook.url)
+        client.queue("work").post([{"body": {"n": 1}, "ttl": 120}])
+        [heard] = hook.wait_for(1)
+    assert heard.document == {
+        "body": {"n": 1},
+        "ttl": 120,
+        "queue_name": "work",
+        "Message_Type": "Notification",
+    }
+
+
+def test_a_subscriber_confirms_with_what_it_was_sent(shared_server: SharedServers) -> None:
+    server = shared_server(subscriber_allow=LOCAL, require_confirmation=True)
+    client = connect(server)
+    with receiver() as hook:
+        made = client.subscription("work", subscriber=hook.url)
+        client.queue("work").post({"body": "too early"})
+        question = hook.wait_for(1)[0].document
+        assert question["Message_Type"] == "SubscriptionConfirmation"
+        signed = {name: question[name] for name in (*SIGNED, "X-Project-ID")}
+        headers = {**signed, "Client-ID": str(uuid.uuid4()), "Content-Type": "application/json"}
+        for confirmed in (True, False, True):
+            answer = httpx.put(
+                server.url + question["URL-Paths"], headers=headers, json={"confirmed": confirmed}
+            )
+            assert answer.status_code == 204
+            assert client.subscription("work", id=made.id).confirmed is confirmed
+        client.queue("work").post({"body": "in time"})
+        heard = [each.document for each in hook.wait_for(3)[1:]]
+    told = {document["Message_Type"]: document for document in heard}
+    assert set(told) == {"UnsubscribeConfirmation", "Notification"}
+    assert told["Notification"]["body"] == "in time"
+
+
+def test_who_has_a_signed_url_needs_nothing_else(client: Any, server: LiveServer) -> None:
+    queue = client.queue("work")
+    queue.post({"body": 1})
+    signed = queue.signed_url(paths=["messages"], ttl_seconds=600, methods=["GET", "POST"])
+    options = {**signed, "os_project_id": signed["project"]}
+    conf = {"auth_opts": {"backend": "signed-url", "options": options}}
+    guest = client_module.Client(server.url, version=2, conf=conf)
+    assert bodies(guest.queue("work").messages()) == [1]
+    guest.queue("work").post({"body": 2})
+    assert bodies(queue.messages(echo=True)) == [1, 2]
+    with pytest.raises(errors.ResourceNotFound):
+        guest.queue("other").post({"body": 3})
+    with pytest.raises(errors.ResourceNotFound):
+        guest.queue("work").pop()
+    assert queue.signed_url()["methods"] == ["GET"]
 
 
 # -- errors ----------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ CLAIMS = f"{QUEUE}/claims"
 NAME = {"queue_name": "param/queue_name"}
 MESSAGE = {**NAME, "message_id": "param/message_id"}
 CLAIM = {**NAME, "claim_id": "param/claim_id"}
+SUBSCRIPTIONS = f"{QUEUE}/subscriptions"
+SUBSCRIPTION = {**NAME, "subscriptions_id": "param/subscriptions_id"}
 
 # name: (template, allow, variables, answers to a POST-like body are described)
 RESOURCES: dict[str, tuple[str, set[str], dict[str, str], bool]] = {
@@ -27,6 +29,7 @@ RESOURCES: dict[str, tuple[str, set[str], dict[str, str], bool]] = {
     ),
     "queue": (QUEUE, {"GET", "PUT", "DELETE", "PATCH"}, NAME, False),
     "queue_stats": (f"{QUEUE}/stats", {"GET"}, NAME, False),
+    "queue_share": (f"{QUEUE}/share", {"POST"}, NAME, True),
     "queue_purge": (f"{QUEUE}/purge", {"POST"}, NAME, True),
     "messages": (
         MESSAGES + "{?marker,limit,echo,include_claimed}",
@@ -58,9 +61,33 @@ RESOURCES: dict[str, tuple[str, set[str], dict[str, str], bool]] = {
     "post_claim": (CLAIMS + "{?limit}", {"POST"}, {**NAME, "limit": "param/claim_limit"}, True),
     "patch_claim": (CLAIMS + "/{claim_id}", {"PATCH"}, CLAIM, True),
     "delete_claim": (CLAIMS + "/{claim_id}", {"DELETE"}, CLAIM, False),
+    "subscriptions_get": (
+        SUBSCRIPTIONS + "{?marker,limit}",
+        {"GET"},
+        {**NAME, "marker": "param/marker", "limit": "param/subscription_limit"},
+        False,
+    ),
+    "subscriptions_post": (
+        SUBSCRIPTIONS,
+        {"POST"},
+        {**NAME, "limit": "param/subscription_limit"},
+        True,
+    ),
+    "subscription": (
+        SUBSCRIPTIONS + "/{subscriptions_id}",
+        {"GET", "DELETE"},
+        SUBSCRIPTION,
+        False,
+    ),
+    "subscription_patch": (
+        SUBSCRIPTIONS + "/{subscriptions_id}",
+        {"PATCH"},
+        SUBSCRIPTION,
+        True,
+    ),
     "ping": ("/v2/ping", {"GET"}, {}, False),
 }
-NOT_YET_ROUTED = re.compile(r"/(share|subscriptions|pools|flavors)\b")
+NOT_YET_ROUTED = re.compile(r"/(pools|flavors)\b")
 
 
 @pytest.fixture
@@ -158,13 +185,6 @@ def test_only_what_is_routed_today_is_listed(api: Api, resources: dict[str, Any]
 @pytest.mark.parametrize(
     "path",
     [
-        "/v2/queues/q/share",
-        "/v2/queues/q/subscriptions",
-        "/v2/queues/q/subscriptions/s",
-        "/v2/queues/q/subscriptions/s/confirm",
-        "/v2/topics/q/subscriptions",
-        "/v2/topics/q/subscriptions/s",
-        "/v2/topics/q/subscriptions/s/confirm",
         "/v2/pools",
         "/v2/pools/p",
         "/v2/flavors",

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from nusku.config.settings import SECRETS
 from tests.live import PATCH_TYPE, QUEUES, TOPICS, Api, LiveServer, expect, settings_environment
 from tests.security.support import (
     LAST_CHUNK,
@@ -75,8 +76,9 @@ def chunk_body(body: bytes) -> bytes:
 class Tour:
     """Everything that can be asked of a server, with canaries wherever a secret can be."""
 
-    def __init__(self, server: LiveServer) -> None:
-        self.cage = Cage()
+    def __init__(self, server: LiveServer, cage: Cage) -> None:
+        self.cage = cage
+        self.said = ""
         self.answers: list[tuple[str, int, str]] = []
         client = uuid.uuid4()
         self.cage.birds["client"] = [client.hex, str(client)]
@@ -103,6 +105,7 @@ class Tour:
         """Note an answer: what an error says must not hold any secret."""
         what = f"{answer.request.method} {answer.request.url.path}"
         told = answer.text if answer.status_code >= 400 else ""
+        self.said += f"{answer.headers}{answer.text}"
         self.answers.append((what, answer.status_code, told))
         if refused:
             assert 400 <= answer.status_code < 500, (what, answer.status_code, answer.text)
@@ -114,6 +117,46 @@ class Tour:
             self.well_behaved(api)
             self.misbehaved(api)
             self.rude(api)
+        self.signed(self.api)
+
+    def signed(self, api: Api) -> None:
+        """URLs that somebody was given: who has the signature has what it allows."""
+        keep, one = self.keep, self.cage.one
+        path = api.path("q", "share")
+        wanted = {"paths": ["messages", "claims"], "methods": ["GET", "POST"]}
+        shared = expect(keep(api.request("POST", path, json=wanted)), 200)
+        self.cage.birds["signature"] = [shared["signature"]]
+        sent = {
+            **api.headers,
+            "URL-Signature": shared["signature"],
+            "URL-Expires": shared["expires"],
+            "URL-Methods": ",".join(shared["methods"]),
+            "URL-Paths": ",".join(shared["paths"]),
+        }
+        posts = api.path("q", "messages")
+        document: dict[str, Any] = {"messages": [{"body": one("body")}]}
+        expect(keep(api.request("POST", posts, headers=sent, json=document)), 201)
+        expect(keep(api.get(posts, headers=sent)), 200)
+        keep(api.get(f"{posts}/{one('filter')}", headers=sent), refused=True)
+        keep(api.request("POST", posts, headers=sent, content=one("body")), refused=True)
+        keep(api.get(posts, headers={**sent, "Client-ID": one("user")}), refused=True)
+        keep(api.delete(posts, headers=sent), refused=True)
+        keep(api.get(api.path("other", "messages"), headers=sent), refused=True)
+        for name in sent:
+            if name.startswith("URL-"):
+                keep(api.get(posts, headers={**sent, name: one("token")}), refused=True)
+        wrong: list[dict[str, Any]] = [
+            {one("body"): 1},
+            {"paths": [one("body")]},
+            {"paths": one("body")},
+            {"methods": [one("body")]},
+            {"methods": {one("body"): 1}},
+            {"expires": one("body")},
+            {"expires": [one("body")]},
+        ]
+        for document in wrong:
+            keep(api.request("POST", path, json=document), refused=True)
+        keep(api.send("POST", path, f'{{"{one("body")}'), refused=True)
 
     def well_behaved(self, api: Api) -> None:
         keep = self.keep
@@ -339,9 +382,11 @@ class Toured:
 @pytest.fixture(scope="module", params=FORMATS)
 def toured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Toured:
     folder = tmp_path_factory.mktemp("toured")
+    cage = Cage()
+    secrets = {name: cage.one("setting") for name in SECRETS}
     # Leaving the block checks that stdout holds nothing but the one line.
-    with LiveServer(folder, log_level="debug", log_format=request.param) as server:
-        tour = Tour(server)
+    with LiveServer(folder, log_level="debug", log_format=request.param, **secrets) as server:
+        tour = Tour(server, cage)
         tour.run()
         metrics = tour.api.get("/metrics").text
     return Toured(tour, metrics, server.log(), request.param == "json")
@@ -358,10 +403,29 @@ def test_the_tour_was_a_broad_one(toured: Toured) -> None:
 def test_no_secret_is_in_what_an_error_says(toured: Toured) -> None:
     for what, status, told in toured.tour.answers:
         # An id or a filter of the request at hand may be named; what is in it may not.
-        hits = toured.tour.cage.seen_in(told, "body", "metadata", "token", "user", "client")
+        hits = toured.tour.cage.seen_in(
+            told, "body", "metadata", "token", "user", "client", "setting", "signature"
+        )
         assert not hits, f"{what} → {status}: {told}"
         assert "Traceback" not in told
         assert not re.search(r"\b(nusku|falcon|msgspec|sqlite3|uvicorn)\b|\.py\b", told), told
+
+
+def test_no_key_is_in_any_answer(toured: Toured) -> None:
+    assert "/v2/queues" in toured.tour.said
+    assert not toured.tour.cage.seen_in(toured.tour.said, "setting")
+
+
+def test_a_key_that_was_made_is_in_its_file_only(talkative: LiveServer) -> None:
+    (key,) = re.findall("[0-9a-f]{64}", (talkative.folder / "nusku.db.key").read_text())
+    api = talkative.api()
+    answers = [api.request("POST", api.path("q", "share"), json={}), api.get("/metrics")]
+    said = "".join(answer.text for answer in answers) + settled(talkative)
+    assert "made a key" in said
+    assert key not in said
+    assert key[:32] not in said
+    held = [path.name for path in talkative.folder.iterdir() if key.encode() in path.read_bytes()]
+    assert held == ["nusku.db.key"]
 
 
 def test_no_secret_is_in_the_metrics(toured: Toured) -> None:
@@ -549,6 +613,15 @@ def test_a_refused_store_does_not_show_its_password(
         ('store = {{password = "{}"}}\n', {}),
         ('log_level = "loud"\nstore = "redis://:{}@host"\n', {}),
         ("", {"secret_key": "{}", "log_level": "loud"}),
+        ("", {"smtp_user_password": "{}", "log_level": "loud"}),
+        ("", {"trustee_user_password": "{}\x85", "log_level": "loud"}),
+        ('secret_key = ["{}"]\n', {}),
+        ('secret_key = {{key = "{}"}}\n', {}),
+        ('smtp_user_password = "{}\n', {}),
+        ('trustee_user_password = ["{}"]\n', {}),
+        ('secret_kye = "{}"\n', {}),
+        ('trustee_auth_url = "https://me:{}@keystone"\n', {}),
+        ('public_url = "https://:{}@queues/"\n', {}),
         ("", {"store_password": "{}"}),
         ("", {"store": "postgresql://user:{}@host/db", "port": "x"}),
     ],

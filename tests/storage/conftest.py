@@ -2,13 +2,16 @@
 
 import asyncio
 import inspect
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nusku.storage import StoreOptions
 from tests.storage.harness import BACKENDS, House, TurnedClock
+from tests.storage.probe import Probe
 
 
 @pytest.fixture
@@ -37,8 +40,24 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def house(uri: str, runner: asyncio.Runner) -> Iterator[House]:
+def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
+    """Sees the connection that was opened last."""
+    probe, connect = Probe(), sqlite3.connect
+
+    def watched(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **options)
+        probe.connections = [connection]
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    return probe
+
+
+@pytest.fixture
+def house(request: pytest.FixtureRequest, uri: str, runner: asyncio.Runner) -> Iterator[House]:
     """A fresh open store. No test here cuts the power, so none waits for the disk."""
+    if "probe" in request.fixturenames:
+        request.getfixturevalue("probe")  # which has to be there first
     house = House(uri, StoreOptions(synchronous="normal"))
     runner.run(house.open())
     yield house

@@ -41,6 +41,7 @@ class House:
         self.uri = uri
         self.options = options or StoreOptions()
         self.clock = TurnedClock()
+        self.metrics = Metrics()
         self._store: Store | None = None
         self._generations = 0
 
@@ -59,7 +60,8 @@ class House:
 
     async def open(self) -> None:
         assert self._store is None
-        self._store = await open_store(self.uri, self.clock, self.options, Metrics())
+        self.metrics = Metrics()
+        self._store = await open_store(self.uri, self.clock, self.options, self.metrics)
 
     async def close(self) -> None:
         if self._store is not None:

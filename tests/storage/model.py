@@ -6,7 +6,7 @@ The store chooses positions and claim ids, so the model is told them; it decides
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nusku.model import Counts, Draft, Message, QueueKey, QueueRef
+from nusku.model import Counts, Draft, Kind, Message, Occupied, QueueKey, QueueRef
 from nusku.storage import Removal, Removed, Stale
 from tests.storage.harness import TurnedClock
 
@@ -224,11 +224,17 @@ class Model:
         return bool(rows)
 
     def release(
-        self, ref: QueueRef, claim: str, delay_s: int, positions: Sequence[int] | None
+        self,
+        ref: QueueRef,
+        claim: str,
+        delay_s: int,
+        positions: Sequence[int] | None,
+        attributes: Mapping[int, bytes] | None,
     ) -> bool:
         rows = self.held(ref, claim, positions)
         for row in rows:
             row.claim, row.visible_ms = None, self.clock() + delay_s * 1000
+            row.attributes = (attributes or {}).get(row.position, row.attributes)
         return bool(rows)
 
     def remove(
@@ -271,6 +277,7 @@ class Model:
         target: QueueRef,
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
+        claim: str | None,
         given: list[int],
     ) -> None:
         """Check the new positions that were given, and move."""
@@ -280,12 +287,14 @@ class Model:
         except Stale:
             assert not given
             return
-        moved = [row for p in positions for row in self.free(ref) if row.position == p]
+        held = [] if claim is None else self.held(ref, claim)
+        movable = {row.position: row for row in self.free(ref) + held}
+        moved = [movable[p] for p in positions if p in movable]
         for row, position in zip(moved, given, strict=True):
             source.rows.remove(row)
             assert position > goal.top
             goal.top = position
-            new = replace(row, position=position, dedup=None)
+            new = replace(row, position=position, dedup=None, claim=None, visible_ms=0)
             new.attributes = attributes.get(row.position, row.attributes)
             if ttl_s is not None:
                 new.ttl_s, new.expires_ms = ttl_s, self.clock() + ttl_s * 1000
@@ -304,8 +313,20 @@ class Model:
         oldest, newest = self.messages([rows[0], rows[-1]]) if rows else (None, None)
         return Counts(len(rows) - held - delayed, held, delayed, oldest, newest, now)
 
+    def occupied(self, kind: Kind) -> set[Occupied]:
+        lanes = [lane for lane in self.lanes.values() if lane.ref.key.kind == kind]
+        return {
+            Occupied(lane.ref.key, len(rows), rows[0].posted_ms)
+            for lane in lanes
+            if (rows := self.alive(lane.ref))
+        }
+
     def volume(self) -> Counts:
-        each = [self.count(lane.ref) for lane in self.lanes.values()]
+        each = [
+            self.count(lane.ref)
+            for lane in self.lanes.values()
+            if lane.ref.key.kind in {"queue", "topic"}
+        ]
 
         def total(read: Callable[[Counts], int]) -> int:
             return sum(map(read, each))

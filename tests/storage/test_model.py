@@ -28,7 +28,12 @@ from tests.storage.model import Model
 
 T = TypeVar("T")
 
-KEYS = [QueueKey("queue", "a", "x"), QueueKey("queue", "b", "x"), QueueKey("topic", "a", "x")]
+KEYS = [
+    QueueKey("queue", "a", "x"),
+    QueueKey("delivery", "a", "x"),
+    QueueKey("topic", "a", "x"),
+    QueueKey("delivery", "b", "x"),
+]
 
 keys = st.sampled_from(KEYS)
 limits = st.integers(1, 6)
@@ -235,7 +240,14 @@ class Storage(RuleBasedStateMachine):
         )
         assert answers == self.model.remove(ref, positions, removal, names, together=together)
 
-    @rule(key=keys, goal=keys, picked=picks, ttl_s=st.none() | ttls, marked=st.booleans())
+    @rule(
+        key=keys,
+        goal=keys,
+        picked=picks,
+        ttl_s=st.none() | ttls,
+        marked=st.booleans(),
+        claim=st.none() | st.integers(0, 7),
+    )
     def move(
         self,
         key: QueueKey,
@@ -243,13 +255,15 @@ class Storage(RuleBasedStateMachine):
         picked: list[int],
         ttl_s: int | None,
         marked: bool,
+        claim: int | None,
     ) -> None:
         if key == goal or not self.there(goal):
             return
         ref, target, positions = self.refs[key], self.refs[goal], self.positions(key, picked)
         attributes = dict.fromkeys(positions, b"moved") if marked else {}
-        given = self.run(self.house.messages.move(ref, positions, target, ttl_s, attributes))
-        self.model.move(ref, positions, target, ttl_s, attributes, given)
+        name = None if claim is None else self.claim_id(claim)
+        given = self.run(self.house.messages.move(ref, positions, target, ttl_s, attributes, name))
+        self.model.move(ref, positions, target, ttl_s, attributes, name, given)
 
     # Claims
 
@@ -299,13 +313,31 @@ class Storage(RuleBasedStateMachine):
             answer = self.run(self.house.messages.renew(ref, name, ttl_s, grace_s, positions))
             assert answer == self.model.renew(ref, name, ttl_s, grace_s, positions)
 
-    @rule(key=keys, claim=st.integers(0, 7), delay_s=delays, some=st.none() | picks)
-    def release(self, key: QueueKey, claim: int, delay_s: int, some: list[int] | None) -> None:
+    @rule(
+        key=keys,
+        claim=st.integers(0, 7),
+        delay_s=delays,
+        some=st.none() | picks,
+        marked=st.none() | picks,
+    )
+    def release(
+        self,
+        key: QueueKey,
+        claim: int,
+        delay_s: int,
+        some: list[int] | None,
+        marked: list[int] | None,
+    ) -> None:
         if self.there(key):
             ref, name = self.refs[key], self.claim_id(claim)
             positions = None if some is None else self.positions(key, some)
-            answer = self.run(self.house.messages.release(ref, name, delay_s, positions))
-            assert answer == self.model.release(ref, name, delay_s, positions)
+            attributes = (
+                None if marked is None else dict.fromkeys(self.positions(key, marked), b"released")
+            )
+            answer = self.run(
+                self.house.messages.release(ref, name, delay_s, positions, attributes)
+            )
+            assert answer == self.model.release(ref, name, delay_s, positions, attributes)
 
     # Time, housekeeping, restarts
 
@@ -342,6 +374,9 @@ class Storage(RuleBasedStateMachine):
             counts = self.run(self.house.messages.count(lane.ref))
             assert counts == self.model.count(lane.ref)
         assert self.run(self.house.messages.volume()) == self.model.volume()
+        occupied = self.run(self.house.messages.occupied("delivery"))
+        assert set(occupied) == self.model.occupied("delivery")
+        assert len(occupied) == len(set(occupied))
 
 
 def play(backend: str, examples: int, steps: int) -> None:

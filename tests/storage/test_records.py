@@ -3,13 +3,19 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from nusku.model import Record
-from tests.storage.harness import House
+from tests.storage.harness import START_MS, House
 
 
 def record(key: str = "k", doc: bytes = b"{}", version: int = 1, project: str = "p1") -> Record:
     return Record("queue", project, key, doc, version)
+
+
+def kept(record: Record) -> Record:
+    """What is read of it while the clock stands still."""
+    return replace(record, created_ms=START_MS, read_ms=START_MS)
 
 
 async def fill(house: House, *keys: str, project: str = "p1") -> None:
@@ -20,13 +26,30 @@ async def fill(house: House, *keys: str, project: str = "p1") -> None:
 async def test_a_record_is_returned_as_it_was_inserted(house: House) -> None:
     one = record(doc=b'{"_default": 1}\x00\xff')
     assert await house.records.insert(one)
-    assert await house.records.get("queue", "p1", "k") == one
+    assert await house.records.get("queue", "p1", "k") == kept(one)
+
+
+async def test_the_times_of_a_record_are_the_stores_to_say(house: House) -> None:
+    await house.records.insert(Record("queue", "p1", "k", b"", created_ms=1, ends_ms=2, read_ms=3))
+    house.clock.turn(0.001)
+    found = await house.records.get("queue", "p1", "k")
+    assert found is not None
+    assert (found.created_ms, found.ends_ms, found.read_ms) == (START_MS, None, START_MS + 1)
+
+
+async def test_an_update_leaves_the_time_of_creation(house: House) -> None:
+    await house.records.insert(record())
+    house.clock.turn(5)
+    await house.records.update(record(doc=b"two", version=2))
+    assert await house.records.get("queue", "p1", "k") == replace(
+        record(doc=b"two", version=2), created_ms=START_MS, read_ms=START_MS + 5000
+    )
 
 
 async def test_a_key_is_inserted_once(house: House) -> None:
     assert await house.records.insert(record(doc=b"first"))
     assert not await house.records.insert(record(doc=b"second"))
-    assert await house.records.get("queue", "p1", "k") == record(doc=b"first")
+    assert await house.records.get("queue", "p1", "k") == kept(record(doc=b"first"))
 
 
 async def test_a_record_that_is_not_there_is_none(house: House) -> None:
@@ -46,14 +69,14 @@ async def test_kinds_and_projects_are_apart(house: House) -> None:
     for one in records:
         assert await house.records.insert(one)
     for one in records:
-        assert await house.records.get(one.kind, one.project, one.key) == one
+        assert await house.records.get(one.kind, one.project, one.key) == kept(one)
 
 
 async def test_an_update_replaces_the_version_before_it(house: House) -> None:
     await house.records.insert(record())
     assert await house.records.update(record(doc=b"two", version=2))
     assert await house.records.update(record(doc=b"three", version=3))
-    assert await house.records.get("queue", "p1", "k") == record(doc=b"three", version=3)
+    assert await house.records.get("queue", "p1", "k") == kept(record(doc=b"three", version=3))
 
 
 @pytest.mark.parametrize("version", [1, 2, 4])
@@ -61,7 +84,7 @@ async def test_an_update_of_any_other_version_does_nothing(house: House, version
     await house.records.insert(record())
     await house.records.update(record(doc=b"two", version=2))
     assert not await house.records.update(record(doc=b"wrong", version=version))
-    assert await house.records.get("queue", "p1", "k") == record(doc=b"two", version=2)
+    assert await house.records.get("queue", "p1", "k") == kept(record(doc=b"two", version=2))
 
 
 async def test_an_update_of_nothing_does_nothing(house: House) -> None:
@@ -75,15 +98,15 @@ async def test_of_concurrent_updates_one_wins(house: House) -> None:
         *(house.records.update(record(doc=b"%d" % n, version=2)) for n in range(20))
     )
     assert sum(won) == 1
-    assert await house.records.get("queue", "p1", "k") == record(
-        doc=b"%d" % won.index(True), version=2
+    assert await house.records.get("queue", "p1", "k") == kept(
+        record(doc=b"%d" % won.index(True), version=2)
     )
 
 
 async def test_of_concurrent_inserts_one_wins(house: House) -> None:
     won = await asyncio.gather(*(house.records.insert(record(doc=b"%d" % n)) for n in range(20)))
     assert sum(won) == 1
-    assert await house.records.get("queue", "p1", "k") == record(doc=b"%d" % won.index(True))
+    assert await house.records.get("queue", "p1", "k") == kept(record(doc=b"%d" % won.index(True)))
 
 
 async def test_a_deleted_record_is_gone_and_its_key_free(house: House) -> None:
@@ -154,4 +177,4 @@ async def test_records_survive_a_restart(house: House) -> None:
     await house.records.update(record("a", b"new", 2))
     await house.records.delete("queue", "p1", "b")
     await house.reopen()
-    assert list(await house.records.page("queue", "p1", "", 9)) == [record("a", b"new", 2)]
+    assert list(await house.records.page("queue", "p1", "", 9)) == [kept(record("a", b"new", 2))]

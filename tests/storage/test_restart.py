@@ -180,6 +180,12 @@ async def test_a_closed_store_says_that_it_is_unavailable(house: House) -> None:
         await messages.claim(ref, 1, 60, 60)
     with pytest.raises(Unavailable):
         await records.get("queue", "p1", "k")
+    with pytest.raises(Unavailable):
+        await records.find("queue", "p1", "name")
+    with pytest.raises(Unavailable):
+        await records.ended("queue", (0, ""), 1)
+    with pytest.raises(Unavailable):
+        await messages.occupied("delivery")
 
 
 async def test_closing_answers_what_was_asked_before(house: House) -> None:

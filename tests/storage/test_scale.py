@@ -1,92 +1,21 @@
-"""Large numbers: answers stay right, and no operation works through all there is.
-
-Work is counted in instructions of SQLite's virtual machine, not in seconds: one row that is
-looked at costs ten or more of them.
-"""
+"""Large numbers: answers stay right, and no operation works through all there is."""
 
 import asyncio
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
-from typing import Any
+from contextlib import closing
 
 import pytest
 
 from nusku.model import QueueRef
-from nusku.storage import Removal, StoreOptions, sqlite_path
+from nusku.storage import Removal, sqlite_path
 from tests.storage.harness import House, bodies, positions
+from tests.storage.probe import SMALL, Probe
 
 MANY = 200_000
-SMALL = 40_000  # instructions: what an operation may cost whatever the size of the queue
-STEP = 100_000  # what one that also tidies up may cost
-LONGEST = 150_000  # what one statement may cost: about 10 ms, in which nothing else runs
+STEP = 100_000  # instructions: what an operation that also tidies up may cost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-class Probe:
-    """Counts what SQLite does while it is told to watch."""
-
-    GRAIN = 100
-
-    def __init__(self) -> None:
-        self.connections: list[sqlite3.Connection] = []
-        self.statements: dict[str, None] = {}
-        self.work = 0
-        self.longest = 0
-        self._current = 0
-
-    def tick(self) -> int:
-        self.work += self.GRAIN
-        self._current += self.GRAIN
-        self.longest = max(self.longest, self._current)
-        return 0
-
-    def begins(self, statement: str) -> None:
-        self.work += self.GRAIN // 10
-        self._current = 0
-        self.statements[statement] = None
-
-    @asynccontextmanager
-    async def watch(self, at_most: int) -> AsyncIterator[None]:
-        """The operation inside costs at most so many instructions, all its statements together."""
-        self.work = self.longest = 0
-        for connection in self.connections:
-            connection.set_progress_handler(self.tick, self.GRAIN)
-            connection.set_trace_callback(self.begins)
-        try:
-            yield
-        finally:
-            for connection in self.connections:
-                connection.set_progress_handler(None, 0)
-                connection.set_trace_callback(None)
-        assert self.work > 0, "nothing was watched"
-        assert self.work <= at_most
-        assert self.longest <= LONGEST
-
-
-@pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
-    """Sees every connection that is opened from now on."""
-    probe, connect = Probe(), sqlite3.connect
-
-    def watched(*args: Any, **options: Any) -> sqlite3.Connection:
-        connection: sqlite3.Connection = connect(*args, **options)
-        probe.connections = [connection]
-        return connection
-
-    monkeypatch.setattr(sqlite3, "connect", watched)
-    return probe
-
-
-@pytest.fixture
-def house(uri: str, runner: asyncio.Runner, probe: Probe) -> Iterator[House]:
-    """A fresh open store that is watched."""
-    house = House(uri, StoreOptions(synchronous="normal"))
-    runner.run(house.open())
-    yield house
-    runner.run(house.close())
 
 
 async def hold_all(house: House, ref: QueueRef, ttl_s: int) -> None:

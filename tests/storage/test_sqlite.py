@@ -536,9 +536,10 @@ async def test_the_store_is_described_in_one_line_also_while_it_is_open(
 ) -> None:
     ref = await house.queue()
     await house.post(ref, "a", "b", "c")
+    await house.post(await house.queue(kind="notice"), "told to nobody")
     open_line = await asyncio.to_thread(inspect_store, uri)
     assert "\n" not in open_line
-    for word in (str(path), f"version {schema.VERSION}", "1 queue", "3 messages"):
+    for word in (str(path), f"version {schema.VERSION}", "1 queue", " 3 messages"):
         assert word in open_line
     await house.close()
     before = path.read_bytes()
@@ -575,15 +576,20 @@ async def test_below_the_watermark_nothing_new_is_stored_and_all_else_goes_on(
         await full.messages.add([(ref, [Draft(b"new", 60)])])
     with pytest.raises(StoreFull):
         await full.records.insert(Record("queue", "p1", "new", b""))
+    with pytest.raises(StoreFull):
+        await full.records.insert(Record("queue", "p1", "new", b"", unique="x"), 60)
     assert positions(await full.messages.page(ref, 0, 9)) == given
     claim, held = await full.hold(ref, 2)
     assert await full.messages.renew(ref, claim, 90, 60)
     await full.messages.remove(ref, held[:1], Removal.HELD, [claim])
     assert await full.messages.release(ref, claim)
     assert bodies(await full.messages.pop(ref, 1)) == ["b"]
+    claim, held = await full.hold(ref, 1)
+    assert await full.messages.move(ref, held, await full.queue("dead"), 60, {}, claim)
     assert await full.records.update(Record("queue", "p1", "orders", b"2", 2))
+    assert await full.records.update(Record("queue", "p1", "orders", b"3", 3, unique="x"), 60)
     assert await full.records.delete("queue", "p1", "orders")
-    assert await full.numbers(ref) == (4, 0, 0)
+    assert await full.numbers(ref) == (3, 0, 0)
     await full.messages.clear(ref)
     full.clock.turn(100_000)
     await full.messages.expire(100)

@@ -4,9 +4,14 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+from nusku.auth.headers import project_of
+from nusku.auth.signed import Signatures
+from nusku.auth.trusts import Trusts
 from nusku.config import Settings
 from nusku.errors import EmptyProject, MissingClient, MissingProject, WrongClient
 from nusku.model import Context
+
+__all__ = ["Identity", "Signatures", "Trusts"]
 
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _NOBODY: frozenset[str] = frozenset()
@@ -26,8 +31,9 @@ class Identity:
         self._uuids = settings.client_id_uuid_safe == "strict"
         self._lengths = (settings.min_length_client_id, settings.max_length_client_id)
 
-    def context(self, headers: Mapping[bytes, bytes]) -> Context:
-        """The caller, from headers with lower-case names.
+    def context(self, headers: Mapping[bytes, bytes], *, signed: bool = False) -> Context:
+        """The caller, from headers with lower-case names. Who comes with a signature (which has
+        been found to allow the request) has no roles and is no user, whatever was sent.
 
         Raises MissingClient, WrongClient, MissingProject, EmptyProject, in this order
         (contract http-v2.md sections 1.3 and 1.4).
@@ -36,20 +42,23 @@ class Identity:
         if given is None:
             raise MissingClient("The Client-Id header is missing; send a UUID of your own.")
         client = self._client(given.decode("latin-1"))
-        project = headers.get(b"x-project-id")
-        if project is None:
-            project = headers.get(b"x-tenant-id", headers.get(b"x-tenant"))
-        if project is None:
+        sent = project_of(headers)
+        if sent is None:
             raise MissingProject("The X-Project-Id header is missing.")
-        if not project:
+        if not sent:
             raise EmptyProject("The X-Project-Id header is empty.")
+        project = sent.decode("latin-1")
+        if signed:
+            return Context(project, client, _NOBODY)
         roles = headers.get(b"x-roles")
         return Context(
-            project.decode("latin-1"),
+            project,
             client,
             _NOBODY
             if roles is None
             else frozenset(r.strip() for r in roles.decode("latin-1").split(",")),
+            headers.get(b"x-user-id", b"").decode("latin-1"),
+            headers.get(b"x-auth-token", b"").decode("latin-1"),
         )
 
     def _client(self, text: str) -> str:

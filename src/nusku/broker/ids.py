@@ -1,12 +1,14 @@
-"""Ids of messages: the queue's generation and the position in it, as one opaque string.
+"""Ids. Those of messages are the queue's generation and the position in it, as one opaque string.
 
 An id needs no look-up to be used as a marker, stays valid when its message is gone, and sorts as
 its queue does. One of another project, queue or generation is simply unknown.
 """
 
 import random
+import re
 
 _GENERATION, _POSITION = 16, 13
+_SUBSCRIPTION = re.compile(r"[0-9a-f]{24}")
 
 
 def new_generation(rng: random.Random) -> str:
@@ -28,3 +30,21 @@ def position_of(generation: str, id_: str) -> int:
     except ValueError:
         return 0
     return position if message_id(generation, position) == id_ else 0
+
+
+def is_subscription_id(text: str) -> bool:
+    """Whether it looks like one; any other text would sort among them."""
+    return _SUBSCRIPTION.fullmatch(text) is not None
+
+
+class SubscriptionIds:
+    """24 hexadecimal digits that sort by the time they were made at, and cannot be guessed."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._last_ms = 0
+
+    def new(self, now_ms: int) -> str:
+        """One greater than all that were made here before."""
+        self._last_ms = max(now_ms, self._last_ms + 1)
+        return f"{self._last_ms:012x}{self._rng.getrandbits(48):012x}"

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from nusku.broker import codec, ids, rules
+from nusku.broker.deliveries import Deliveries, Parcel, Recipient, notice
 from nusku.broker.operation import operation
 from nusku.broker.queues import Queue, Queues
 from nusku.broker.view import View
@@ -25,6 +26,13 @@ class NewMessage(msgspec.Struct, frozen=True, gc=False):
     delay_s: int | None = None
 
 
+class _Told(msgspec.Struct):
+    """What of a notification (contract notifications.md section 2) is the message's own."""
+
+    ttl: int
+    body: msgspec.Raw
+
+
 class Messages:
     """What can be done with the messages of queues and topics."""
 
@@ -33,12 +41,14 @@ class Messages:
         store: MessageStore,
         queues: Queues,
         waiting: Waiting,
+        deliveries: Deliveries,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._queues = queues
         self._waiting = waiting
+        self._deliveries = deliveries
         self._settings = settings
         self._counts = metrics.messages
 
@@ -63,7 +73,16 @@ class Messages:
             drafts = self._drafts(ctx, queue, new)
             if not drafts:
                 raise Invalid("A post holds at least one message.")
-            (positions,) = await self._store.add([(queue.ref, drafts)])
+            posts = [(queue.ref, drafts)]
+            if queue.has_subscriptions:
+                told = [
+                    (d.ttl_s, d.delay_s or n.delay_s, d.body)
+                    for d, n in zip(drafts, new, strict=True)
+                ]
+                posts.append(notice(key, queue.retry_policy, told))
+            positions = (await self._store.add(posts))[0]
+            if queue.has_subscriptions:
+                self._deliveries.on_notice()
             self._counts["posted"] += len(drafts)
             self._call(key, drafts)
             return [ids.message_id(queue.ref.generation, p) for p in positions]
@@ -99,6 +118,23 @@ class Messages:
             else:
                 free += 1
         self._waiting.call(key, free)
+
+    async def dead_letter(self, to: Recipient, parcel: Parcel, name: str) -> None:
+        """Copy what a subscriber could not be told to another queue of its project, once."""
+        told = msgspec.json.decode(parcel.body, type=_Told)
+        target = to.key._replace(kind="queue", name=name)
+        origin = codec.Origin(to.key.name, parcel.id, "delivery_given_up")
+        checksum = codec.checksum(told.body) if self._settings.enable_checksum else None
+        draft = Draft(
+            bytes(told.body), told.ttl, 0, "", f"given up: {to.id} {parcel.id}",
+            codec.pack(codec.Attributes(checksum, origin)),
+        )  # fmt: skip
+
+        async def add(queue: Queue) -> None:
+            await self._store.add([(queue.ref, [draft])])
+
+        await self._queues.use(target, add, create=True)
+        self._waiting.call(target, 1)
 
     @operation("messages:get_all")
     async def page(

@@ -22,6 +22,11 @@ OPERATIONS: dict[str, str] = {
     },
     **{f"messages:{v}": ANYONE for v in ("get_all", "create", "get", "delete", "delete_all")},
     **{f"claims:{v}": ANYONE for v in ("create", "get", "update", "delete")},
+    "queues:share": ANYONE,
+    **{
+        f"subscription:{v}": ANYONE
+        for v in ("get_all", "create", "get", "update", "delete", "confirm")
+    },
     "ping:get": ANYONE,
     "health:get": ADMIN,
 }

@@ -39,6 +39,13 @@ class Queue(msgspec.Struct, frozen=True):
     dead_letter_queue: str | None = None
     dead_letter_ttl_s: int | None = None
     max_claim_count: int | None = None
+    retry_policy: dict[str, Any] | None = None
+    has_subscriptions: bool = False
+
+
+def subscriptions_of(key: QueueKey) -> str:
+    """What the subscriptions of a queue or topic have as their parent."""
+    return f"{key.kind}/{key.name}"
 
 
 class Change(NamedTuple):
@@ -114,16 +121,20 @@ class Queues:
             record = await self._records.get(*key)
             if record is None:
                 raise Unavailable("The queue is being deleted.")
-        return self._remember(key, record)
+        return await self._remember(key, record)
 
-    def _remember(self, key: QueueKey, record: Record) -> Queue:
-        queue = self._queue(key, record)
+    async def _remember(self, key: QueueKey, record: Record) -> Queue:
+        # Read after the queue: a subscription that comes later makes a new version of it.
+        subscriptions = await self._records.page(
+            "subscription", key.project, "", 1, parent=subscriptions_of(key)
+        )
+        queue = self._queue(key, record, has_subscriptions=bool(subscriptions))
         if len(self._cache) >= CACHED_MAX:
             del self._cache[next(iter(self._cache))]
         self._cache[key] = queue
         return queue
 
-    def _queue(self, key: QueueKey, record: Record) -> Queue:
+    def _queue(self, key: QueueKey, record: Record, *, has_subscriptions: bool) -> Queue:
         document = msgspec.json.decode(record.doc, type=_Document)
         data, settings = document.metadata, self._settings
         target, count = data.get("_dead_letter_queue"), data.get("_max_claim_count")
@@ -138,6 +149,8 @@ class Queues:
             target if active else None,
             data.get("_dead_letter_queue_messages_ttl"),
             count if active else None,
+            data.get("_retry_policy"),
+            has_subscriptions,
         )  # fmt: skip
 
     async def _create(self, key: QueueKey, data: dict[str, Any]) -> bool:
@@ -147,6 +160,31 @@ class Queues:
             return False
         await self._messages.admit(QueueRef(key, document.generation, record.version))
         return True
+
+    async def ensure(self, key: QueueKey) -> None:
+        """Create it if it is not there."""
+        if key not in self._cache:
+            await self._read(key, create=True)
+
+    async def touch(self, key: QueueKey) -> None:
+        """Make a new version of it, so that every node reads anew whether it has subscriptions."""
+        async with self._patching:
+            for _ in range(ATTEMPTS):
+                record = await self._records.get(*key)
+                if record is None:
+                    return  # whoever creates it will read
+                new = msgspec.structs.replace(record, version=record.version + 1)
+                if await self._records.update(new):
+                    self._cache.pop(key, None)
+                    document = msgspec.json.decode(new.doc, type=_Document)
+                    await self._messages.admit(QueueRef(key, document.generation, new.version))
+                    await self._remember(key, new)
+                    return
+        raise Unavailable(f"The {key.kind} is being changed.")
+
+    def forget(self, key: QueueKey) -> None:
+        """Read it anew when it is used next."""
+        self._cache.pop(key, None)
 
     # Operations
 
@@ -193,7 +231,7 @@ class Queues:
             new = msgspec.structs.replace(record, doc=encoded, version=record.version + 1)
             if await self._records.update(new):
                 await self._messages.admit(QueueRef(key, document.generation, new.version))
-                self._remember(key, new)
+                await self._remember(key, new)
                 return self.shown(key.kind, data)
         raise Unavailable(f"The {key.kind} is being changed.")
 
@@ -217,9 +255,10 @@ class Queues:
     @operation("*:delete")
     async def delete(self, ctx: Context, key: QueueKey) -> None:
         """Delete it with its messages and claims; nothing happens when it does not exist."""
-        await self._records.delete(*key)
-        self._cache.pop(key, None)
-        await self._messages.drop(key)
+        async with self._patching:  # lest what was dropped be admitted again
+            await self._records.delete(*key)
+            await self._messages.drop(key)
+            self._cache.pop(key, None)  # last: somebody may have read it before
 
     @operation("*:get_all")
     async def page(
@@ -265,7 +304,6 @@ class Queues:
         return await self.use(key, count)
 
     @operation("*:purge")
-    async def purge(self, ctx: Context, key: QueueKey, resource_types: Sequence[str]) -> None:
+    async def clear(self, ctx: Context, key: QueueKey) -> None:
         """Remove all messages, claimed and delayed ones too; the metadata stays."""
-        if "messages" in resource_types:
-            await self.use(key, lambda queue: self._messages.clear(queue.ref))
+        await self.use(key, lambda queue: self._messages.clear(queue.ref))

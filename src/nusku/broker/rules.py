@@ -12,13 +12,17 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 PROJECT_MAX = 256
 PAGE_DEFAULT = 10
 
-RETRY_NUMBERS = (
-    "retries_with_no_delay",
-    "minimum_delay_retries",
-    "minimum_delay",
-    "maximum_delay",
-    "maximum_delay_retries",
-)
+# The least and the most that a retry policy may say. No delivery is tried more than a hundred times
+# (broker/retry.py), so larger counts mean nothing; a delay of more than a day would keep what is
+# pending around for months.
+_RETRIES, _DAY_S = 10_000, 86_400
+RETRY_NUMBERS = {
+    "retries_with_no_delay": (0, _RETRIES, ""),
+    "minimum_delay_retries": (0, _RETRIES, ""),
+    "minimum_delay": (1, _DAY_S, " s"),
+    "maximum_delay": (0, _DAY_S, " s"),
+    "maximum_delay_retries": (0, _RETRIES, ""),
+}
 RETRY_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
 
 
@@ -66,15 +70,14 @@ def metadata(data: Mapping[str, Any], settings: Settings) -> None:
 
 
 def retry_policy(policy: Mapping[str, Any]) -> None:
-    """The members that are known; others are ignored."""
-    for key in RETRY_NUMBERS:
+    """The members that are known; others are ignored, and null counts as absent."""
+    for key, (least, most, unit) in RETRY_NUMBERS.items():
         value = policy.get(key)
         if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool):
             raise Invalid(f"_retry_policy: {key} must be an integer.")
-        if value < (1 if key == "minimum_delay" else 0):
-            raise Invalid(f"_retry_policy: {key} is too small.")
+        in_range(f"_retry_policy: {key}", value, least, most, unit)
     function = policy.get("retry_backoff_function")
     if function is not None and function not in RETRY_FUNCTIONS:
         raise Invalid(

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from nusku.config.rules import broken_rules
-from nusku.config.settings import FIELDS, LATER, Settings, allowed_values
+from nusku.config.settings import FIELDS, LATER, SECRETS, Settings, allowed_values
 from nusku.config.showing import masked
 
 PREFIX = "NUSKU_"
@@ -122,6 +122,8 @@ def _convert(name: str, value: object) -> Any:
     wanted = FIELDS[name].type
     if not isinstance(value, _Text):
         return msgspec.convert(value, wanted)
+    if name in SECRETS:
+        return str(value)  # blanks are part of it, as they are in a file
     text = value.strip()
     kind = get_args(wanted)[0]
     if kind is bool:
@@ -134,7 +136,8 @@ def _convert(name: str, value: object) -> Any:
 
 
 def _refusal(name: str, value: object, source: str, allowed: str) -> str:
-    return f"setting {name} is {_shown(value)} ({source}); allowed: {allowed}"
+    shown = "***" if name in SECRETS else _shown(value)
+    return f"setting {name} is {shown} ({source}); allowed: {allowed}"
 
 
 def _shown(value: object) -> str:

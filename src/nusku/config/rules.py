@@ -1,18 +1,20 @@
 """The rules that join settings, and those that a type and a range cannot say."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from nusku.config.settings import Settings, allowed_values
+from nusku.config.settings import SECRETS, Settings, allowed_values
 
 _BELIEVES_EVERYBODY = frozenset({"none"})
-# Each is at least the first, if there is one, and at most the last.
+# Each in the middle is at least the first and at most the last, where there are such.
 ORDERED = (
     ("min_message_ttl", "default_message_ttl", "max_message_ttl"),
     ("min_claim_ttl", "default_claim_ttl", "max_claim_ttl"),
     ("min_claim_grace", "default_claim_grace", "max_claim_grace"),
     ("", "default_message_delay", "max_message_delay"),
+    ("min_subscription_ttl", "default_subscription_ttl", ""),
     ("", "min_length_client_id", "max_length_client_id"),
 )
 
@@ -21,10 +23,11 @@ def broken_rules(settings: Settings) -> Iterator[tuple[str, str, tuple[str, ...]
     """What types and ranges cannot say: (setting, what is allowed, other settings involved)."""
     for low, name, high in ORDERED:
         least = getattr(settings, low) if low else 0
-        most = getattr(settings, high)
+        most = getattr(settings, high) if high else math.inf
         if not least <= getattr(settings, name) <= most:
-            least_text = f"from {low} ({least})" if low else "from 0"
-            yield name, f"{least_text} to {high} ({most})", (low, high)
+            least_text = f"{low} ({least})" if low else "0"
+            most_text = f" to {high} ({most})" if high else " on"
+            yield name, f"from {least_text}{most_text}", (low, high)
     if not _is_host(settings.host):
         yield "host", allowed_values("host"), ()
     elif (
@@ -39,8 +42,10 @@ def broken_rules(settings: Settings) -> Iterator[tuple[str, str, tuple[str, ...]
         yield "host", allowed, ("auth", "allow_open")
     if not (re.match(r"[a-z][a-z0-9+.-]*://", settings.store) and settings.store.isprintable()):
         yield "store", allowed_values("store"), ()
-    if not all(map(_is_network, settings.metrics_allow)):
-        yield "metrics_allow", allowed_values("metrics_allow"), ()
+    for name, fine in _FORMS.items():
+        value = getattr(settings, name)
+        if not all(map(fine, value if isinstance(value, tuple) else [value] if value else [])):
+            yield name, allowed_values(name), ()
 
 
 def _is_host(host: str) -> bool:
@@ -70,3 +75,75 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_subscriber_type(text: str) -> bool:
+    return text in {"http", "https", "mailto", "trust+http", "trust+https"}
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 1 <= int(text) <= 65_535
+
+
+def _is_port_range(text: str) -> bool:
+    low, dash, high = text.partition("-")
+    return _is_port(low) and (not dash or (_is_port(high) and int(low) <= int(high)))
+
+
+def _is_nameserver(text: str) -> bool:
+    with_port = re.fullmatch(r"(?:\[(.*:.*)\]|([0-9.]+)):([0-9]+)", text)
+    try:
+        ip_address(text if with_port is None else with_port[1] or with_port[2])
+    except ValueError:
+        return False
+    return with_port is None or _is_port(with_port[3])
+
+
+_URL = re.compile(r"https?://(?:\[([0-9A-Fa-f:.]+)\]|([^/:\[\]]+))(?::([0-9]+))?(?:/[!-~]*)?")
+
+
+def _is_url(text: str) -> bool:
+    """An absolute one to which a path or a query can be appended."""
+    found = _URL.fullmatch(text)
+    if found is None or not {"@", "?", "#", "\\"}.isdisjoint(text):
+        return False
+    address, name, port = found.groups()
+    if address and ":" not in address:
+        return False
+    return _is_host(address or name) and (port is None or _is_port(port))
+
+
+def _is_sender(text: str) -> bool:
+    """A mail address, also as ``Name <address>``."""
+    named = re.fullmatch(r"""[^<>()@,;:\\"]* <([^<>]*)>""", text)
+    local, _, domain = (text if named is None else named[1]).partition("@")
+    return text.isprintable() and (
+        re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local) is not None
+        and re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", domain) is not None
+        and len(domain) <= 253
+    )
+
+
+def _is_encodable(text: str) -> bool:
+    """Not so where a variable of the environment holds what is no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+# What a setting, or each one of its list, has to be unless it is empty.
+_FORMS: dict[str, Callable[[str], bool]] = {
+    "metrics_allow": _is_network,
+    "subscriber_types": _is_subscriber_type,
+    "subscriber_allow": _is_network,
+    "subscriber_ports": _is_port_range,
+    "nameservers": _is_nameserver,
+    "public_url": _is_url,
+    "external_confirmation_url": _is_url,
+    "smtp_host": _is_host,
+    "smtp_user_name": str.isprintable,
+    "smtp_from": _is_sender,
+    "mail_templates": str.isprintable,
+    "trustee_auth_url": _is_url,
+    "trustee_user_name": str.isprintable,
+    "trustee_user_domain_name": str.isprintable,
+    **dict.fromkeys(SECRETS, _is_encodable),
+}

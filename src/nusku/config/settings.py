@@ -27,8 +27,17 @@ def _about(description: str, allowed: str = "") -> Meta:
     return Meta(description=description, extra={"allowed": allowed} if allowed else None)
 
 
+def _secret(description: str) -> Meta:
+    """A text that is never shown."""
+    return Meta(description=description, extra={"allowed": "a text", "secret": True})
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a server was told, checked by :func:`load`. The order is that of the documentation."""
+
+    def __repr__(self) -> str:
+        """Without secrets, lest they come into a log by way of an exception."""
+        return "Settings(…)"
 
     # -- where it listens
     host: Annotated[
@@ -207,6 +216,159 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _count("Longest Client-ID, in characters, where it need not be a UUID.", 1, 255)
     ] = 36
 
+    # -- pre-signed URLs
+    secret_key: Annotated[
+        str,
+        _secret(
+            "Key that signs URLs. Left empty, an SQLite store makes one in a file beside it; nodes "
+            "that share a store need the same one. At least 32 random characters."
+        ),
+    ] = ""
+    max_signature_ttl: Annotated[
+        int, _s("Longest that a pre-signed URL may stay valid.", 60, TEN_YEARS_S)
+    ] = 604_800
+
+    # -- subscriptions
+    default_subscription_ttl: Annotated[
+        int, _s("Lifetime of a subscription made without a `ttl`.", 1, TEN_YEARS_S)
+    ] = 3600
+    min_subscription_ttl: Annotated[
+        int,
+        _s(
+            "Shortest lifetime a subscription may be given. The API promises 60; tests go lower.",
+            1,
+            TEN_YEARS_S,
+        ),
+    ] = 60
+    max_subscriptions_per_page: Annotated[
+        int, _count("Most subscriptions one list may ask for with `limit`.", 1, 1000)
+    ] = 20
+    subscriber_types: Annotated[
+        tuple[str, ...],
+        _about(
+            "Kinds of subscribers that may be subscribed.",
+            "some of http, https, mailto, trust+http and trust+https",
+        ),
+    ] = ("http", "https", "mailto", "trust+http", "trust+https")
+    subscriber_private: Annotated[
+        Literal["refuse", "allow"],
+        _about(
+            "Whether subscribers may be in private networks (10.0.0.0/8, fc00::/7 and the like). "
+            "Loopback, link-local and other special addresses are refused either way."
+        ),
+    ] = "refuse"
+    subscriber_allow: Annotated[
+        tuple[str, ...],
+        _about(
+            "Networks that subscribers may be in, whatever else is refused.",
+            "networks such as 10.1.0.0/16 or 127.0.0.1/32",
+        ),
+    ] = ()
+    subscriber_ports: Annotated[
+        tuple[str, ...],
+        _about(
+            "Ports that subscribers may listen on, outside of `subscriber_allow`.",
+            "ports and ranges such as 443 or 1024-65535",
+        ),
+    ] = ("80", "443", "1024-65535")
+    nameservers: Annotated[
+        tuple[str, ...],
+        _about(
+            "Name servers that resolve the names of subscribers; those of the system if empty.",
+            "IP addresses, with a port where it is not 53: 192.0.2.1, 192.0.2.1:5353 or [::1]:5353",
+        ),
+    ] = ()
+    require_confirmation: Annotated[
+        bool,
+        _about(
+            "Send nothing to a subscriber who has not confirmed the subscription by the signed "
+            "request that was sent to it."
+        ),
+    ] = False
+    public_url: Annotated[
+        str,
+        _about(
+            "Where the outside reaches this service; confirmations and CloudEvents name it.",
+            "empty, or a URL such as https://queues.example.com",
+        ),
+    ] = ""
+    external_confirmation_url: Annotated[
+        str,
+        _about(
+            "The page that mails link to for confirming a subscription; it sends the signed "
+            "request. Needed to confirm `mailto` subscriptions.",
+            "empty, or a URL such as https://example.com/confirm",
+        ),
+    ] = ""
+
+    # -- deliveries
+    delivery_connect_timeout: Annotated[
+        float, _s("Longest that connecting to a subscriber may take.", 0.1, 60)
+    ] = 5.0
+    delivery_timeout: Annotated[
+        float, _s("Longest that one attempt at a delivery may take as a whole.", 0.1, 300)
+    ] = 15.0
+    delivery_keep: Annotated[
+        int, _s("How long a delivery that was given up is kept for replay.", 1, TEN_YEARS_S)
+    ] = 604_800
+    max_deliveries: Annotated[
+        int,
+        _count(
+            "Most attempts at a time. Each takes a connection, and a quarter of the open files "
+            "that the process may have is the most they get.",
+            8,
+            100_000,
+        ),
+    ] = 2000
+
+    # -- mail
+    smtp_host: Annotated[
+        str, _about("Mail server; without one `mailto` deliveries wait.", "empty, or a host name")
+    ] = ""
+    smtp_port: Annotated[
+        int,
+        _count("Its port; 0 is the usual one: 587 for starttls, 465 for tls, else 25.", 0, 65_535),
+    ] = 0
+    smtp_security: Annotated[
+        Literal["starttls", "tls", "none"],
+        _about("`starttls` and `tls` verify the server's certificate; `none` is for loopback."),
+    ] = "starttls"
+    smtp_user_name: Annotated[
+        str, _about("Name to log in with.", "empty (no login), or a name")
+    ] = ""
+    smtp_user_password: Annotated[str, _secret("Password to log in with.")] = ""
+    smtp_from: Annotated[
+        str,
+        _about(
+            "Sender of mails whose subscription names none, and the address that bounces go to.",
+            "empty, or a mail address",
+        ),
+    ] = ""
+    mail_templates: Annotated[
+        str,
+        _about(
+            "TOML file with other texts for confirmation mails.",
+            "empty, or the path of a file with `topic`, `sender` and `body` under `[subscription]` "
+            "and `[unsubscribe]`",
+        ),
+    ] = ""
+
+    # -- trusts
+    trustee_auth_url: Annotated[
+        str,
+        _about(
+            "Keystone that makes trusts for `trust+http` subscribers, and tokens from them.",
+            "empty, or a URL such as https://keystone.example.com/v3",
+        ),
+    ] = ""
+    trustee_user_name: Annotated[
+        str, _about("The service's own user there, to whom trust is given.", "empty, or a name")
+    ] = ""
+    trustee_user_password: Annotated[str, _secret("Password of the service's own user.")] = ""
+    trustee_user_domain_name: Annotated[
+        str, _about("Domain of the service's own user.", "a name")
+    ] = "Default"
+
     # -- waiting
     max_wait: Annotated[
         int,
@@ -279,24 +441,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 # told to be without effect.
 LATER = frozenset(
     {
-        "default_subscription_ttl",
-        "delivery_keep",
         "enable_virtual_pool",
         "encryption_keys",
         "listen_store",
         "max_flavors_per_page",
         "max_pools_per_page",
-        "max_subscriptions_per_page",
-        "require_confirmation",
-        "secret_key",
-        "subscriber_allow",
-        "subscriber_private",
-        "subscriber_types",
         "trusted_proxies",
         "websocket_port",
     }
 )
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+SECRETS = frozenset(
+    name for name, field in FIELDS.items() if (get_args(field.type)[1].extra or {}).get("secret")
+)
 
 
 def allowed_values(name: str) -> str:

@@ -2,10 +2,11 @@
 
 import json
 import re
+from collections.abc import Iterable
 from typing import get_args
 
 from nusku.config.rules import ORDERED
-from nusku.config.settings import FIELDS, LATER, Settings, allowed_values
+from nusku.config.settings import FIELDS, LATER, SECRETS, Settings, allowed_values
 
 _PAGE = """\
 # Settings
@@ -22,6 +23,7 @@ Every setting has one flat name. Weakest first, it is taken from
 A name that is not in this table, in the file or as a `NUSKU_` variable, stops the start, as does a
 value that is not allowed: each problem is one line with the name, the value, where it came from and
 what is allowed. `nusku check` tells the same without starting anything, and prints what is in force.
+Keys and passwords ({secrets}) are never printed, not even when they are wrong.
 Names that later versions will use are taken, and told to have no effect: {later}.
 
 | setting | default | unit | allowed | meaning |
@@ -43,8 +45,12 @@ def masked(uri: str) -> str:
 
 
 def as_toml(settings: Settings) -> str:
-    """The settings as a TOML file would have them, passwords masked."""
-    lines = [f"{name} = {_toml(getattr(settings, name))}" for name in FIELDS]
+    """The settings as a TOML file would have them, without secrets, passwords masked."""
+    lines = []
+    for name in FIELDS:
+        value = getattr(settings, name)
+        hidden = name in SECRETS and value
+        lines.append(f"# {name} is set, and not shown" if hidden else f"{name} = {_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -64,11 +70,17 @@ def document() -> str:
         meta = get_args(field.type)[1]
         default, unit = _plain(field.default), (meta.extra or {}).get("unit", "")
         rows.append(
-            f"| `{name}` | `{default}` | {unit} | {allowed_values(name)} | {meta.description} |"
+            f"| `{name}` | {f'`{default}`' if default else 'empty'} | {unit} |"
+            f" {allowed_values(name)} | {meta.description} |"
         )
-    rules = [f"- {f'`{low}` ≤ ' if low else ''}`{name}` ≤ `{high}`" for low, name, high in ORDERED]
-    later = ", ".join(f"`{name}`" for name in sorted(LATER))
-    return _PAGE.format(rows="\n".join(rows), rules="\n".join(rules), later=later)
+    rules = [f"- {' ≤ '.join(f'`{name}`' for name in order if name)}" for order in ORDERED]
+    return _PAGE.format(
+        rows="\n".join(rows), rules="\n".join(rules), later=_names(LATER), secrets=_names(SECRETS)
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def _plain(value: object) -> str:

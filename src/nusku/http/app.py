@@ -10,7 +10,7 @@ import falcon.asgi
 import structlog
 from falcon.asgi import Response
 
-from nusku.auth import Identity
+from nusku.auth import Identity, Signatures
 from nusku.broker import OPERATIONS, Broker, permit, rules
 from nusku.config import Settings
 from nusku.errors import (
@@ -26,6 +26,8 @@ from nusku.http.claims import ClaimHandlers
 from nusku.http.messages import MessageHandlers
 from nusku.http.queues import QueueHandlers
 from nusku.http.request import ClientGone, Request
+from nusku.http.shares import ShareHandlers
+from nusku.http.subscriptions import SubscriptionHandlers
 from nusku.http.system import SystemHandlers
 from nusku.logs import RequestLog
 from nusku.metrics import Metrics
@@ -40,16 +42,23 @@ class Route(NamedTuple):
     """A path template, and for each method the operation's name and who serves it.
 
     ``checked`` paths take the headers of contract http-v2.md section 1.3, ``open`` ones none,
-    and ``accept`` ones only that check.
+    and ``accept`` ones only that check. Paths that are not ``signable`` are below others that are,
+    but a signature for those was not meant for these.
     """
 
     template: str
     methods: Methods
     checks: str = "checked"
+    signable: bool = True
 
 
-def routes(queues: dict[str, Any], system: SystemHandlers, claims: ClaimHandlers) -> list[Route]:
-    """All paths (contract http-v2.md section 1.1). ``queues``: by kind, the handlers of both."""
+def routes(
+    queues: dict[str, Any], system: SystemHandlers, claims: ClaimHandlers, shares: ShareHandlers
+) -> list[Route]:
+    """All paths (contract http-v2.md section 1.1).
+
+    ``queues``: by kind, the handlers of themselves, their messages and their subscriptions.
+    """
     table = [
         Route("/", {"GET": ("versions:get", system.versions)}, "accept"),
         Route("/livez", {"GET": ("live:get", system.live)}, "open"),
@@ -63,6 +72,7 @@ def routes(queues: dict[str, Any], system: SystemHandlers, claims: ClaimHandlers
             {"GET": ("ping:get", system.ping), "HEAD": ("ping:get", system.ping)},
         ),
         Route("/v2/health", {"GET": ("health:get", system.health)}),
+        Route("/v2/queues/{name}/share", {"POST": ("queues:share", shares.share)}),
         Route("/v2/queues/{name}/claims", {"POST": ("claims:create", claims.create)}),
         Route(
             "/v2/queues/{name}/claims/{id_}",
@@ -73,7 +83,7 @@ def routes(queues: dict[str, Any], system: SystemHandlers, claims: ClaimHandlers
             },
         ),
     ]
-    for kinds, (queue, messages) in queues.items():
+    for kinds, (queue, messages, subscriptions) in queues.items():
         one = f"/v2/{kinds}/{{name}}"
         table += [
             Route(f"/v2/{kinds}", {"GET": (f"{kinds}:get_all", queue.page)}),
@@ -103,8 +113,44 @@ def routes(queues: dict[str, Any], system: SystemHandlers, claims: ClaimHandlers
                     "DELETE": ("messages:delete", messages.delete),
                 },
             ),
+            *subscription_routes(f"{one}/subscriptions", subscriptions),
         ]
     return table
+
+
+def subscription_routes(base: str, subscriptions: SubscriptionHandlers) -> list[Route]:
+    """The subscriptions to queues, or to topics; their operations are named in the singular."""
+    one = f"{base}/{{id_}}"
+    return [
+        Route(
+            base,
+            {
+                "GET": ("subscription:get_all", subscriptions.page),
+                "POST": ("subscription:create", subscriptions.create),
+            },
+        ),
+        Route(
+            one,
+            {
+                "GET": ("subscription:get", subscriptions.get),
+                "PATCH": ("subscription:update", subscriptions.update),
+                "DELETE": ("subscription:delete", subscriptions.delete),
+            },
+        ),
+        Route(f"{one}/confirm", {"PUT": ("subscription:confirm", subscriptions.confirm)}),
+        *(
+            Route(f"{one}/{name}", {method: (operation, handler)}, signable=False)
+            for name, method, operation, handler in (
+                ("status", "GET", "subscription:get", subscriptions.status),
+                ("failed", "GET", "subscription:get", subscriptions.failed),
+                ("pause", "POST", "subscription:update", subscriptions.pause),
+                ("resume", "POST", "subscription:update", subscriptions.resume),
+                ("replay", "POST", "subscription:update", subscriptions.replay),
+                ("ping", "POST", "subscription:update", subscriptions.ping),
+                ("secret", "POST", "subscription:update", subscriptions.rotate),
+            )
+        ),
+    ]
 
 
 class Resource:
@@ -120,9 +166,15 @@ class Pipeline:
     """What every request goes through, in the order of contract http-v2.md section 1.2."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, request_log: RequestLog, rng: random.Random
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        request_log: RequestLog,
+        rng: random.Random,
+        signing_key: str = "",
     ) -> None:
         self._identity = Identity(settings)
+        self._signatures = Signatures(signing_key)
         self._url_max = settings.max_url_size
         self._headers_max = settings.max_headers
         self._metrics = metrics
@@ -150,8 +202,9 @@ class Pipeline:
         if route.checks == "open":
             return
         head = req.head
-        if head.get(b"url-signature"):
-            raise falcon.HTTPNotFound  # nothing is signed yet, so none verifies
+        signed = bool(head.get(b"url-signature"))
+        if signed and not (route.signable and self._signatures.allow(req.method, req.path, head)):
+            raise falcon.HTTPNotFound  # whatever is wrong with it
         if (
             req.content_type is not None
             and req.content_type.lower() == "application/x-www-form-urlencoded"
@@ -163,7 +216,7 @@ class Pipeline:
             raise NotAcceptable("Answers are application/json only.")
         if route.checks == "accept":
             return
-        req.ctx = self._identity.context(head)
+        req.ctx = self._identity.context(head, signed=signed)
         name = params.get("name")
         if name is not None and not (
             rules.legal_name(name) and len(req.ctx.project) <= rules.PROJECT_MAX
@@ -215,20 +268,24 @@ def build(
     request_log: RequestLog,
     system: SystemHandlers,
     rng: random.Random,
+    signing_key: str = "",
 ) -> falcon.asgi.App[Any, Any]:
-    """The ASGI application."""
+    """The ASGI application. ``signing_key`` verifies signed requests; empty, none is."""
     json = wire.Json(settings.max_json_depth)
     app = falcon.asgi.App(
-        request_type=Request, middleware=[Pipeline(settings, metrics, request_log, rng)]
+        request_type=Request,
+        middleware=[Pipeline(settings, metrics, request_log, rng, signing_key)],
     )
     kinds = {
         f"{kind}s": (
             QueueHandlers(broker, settings, json, kind),
             MessageHandlers(broker, settings, json, kind),
+            SubscriptionHandlers(broker, settings, json, kind),
         )
         for kind in ("queue", "topic")
     }
-    for route in routes(kinds, system, ClaimHandlers(broker, settings, json)):
+    claims, shares = ClaimHandlers(broker, settings, json), ShareHandlers(broker, settings, json)
+    for route in routes(kinds, system, claims, shares):
         app.add_route(route.template, Resource(route))
     app.set_error_serializer(_serialize)
     app.add_error_handler(NuskuError, _refused)

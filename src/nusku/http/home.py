@@ -6,6 +6,8 @@ _QUEUE = "/v2/queues/{queue_name}"
 _NAME = {"queue_name": "param/queue_name"}
 _MESSAGE = _NAME | {"message_id": "param/message_id"}
 _CLAIM = _NAME | {"claim_id": "param/claim_id"}
+_ONE = f"{_QUEUE}/subscriptions/{{subscriptions_id}}"
+_SUBSCRIPTION = _NAME | {"subscriptions_id": "param/subscriptions_id"}
 
 # Relation: path template, methods, variables, whether it takes JSON by POST. The variable names
 # are what clients know, slips included.
@@ -22,6 +24,7 @@ _RELATIONS: dict[str, tuple[str, tuple[str, ...], dict[str, str], bool]] = {
     ),
     "queue": (_QUEUE, ("GET", "PUT", "DELETE", "PATCH"), _NAME, False),
     "queue_stats": (f"{_QUEUE}/stats", ("GET",), _NAME, False),
+    "queue_share": (f"{_QUEUE}/share", ("POST",), _NAME, True),
     "queue_purge": (f"{_QUEUE}/purge", ("POST",), _NAME, True),
     "messages": (
         f"{_QUEUE}/messages{{?marker,limit,echo,include_claimed}}",
@@ -58,6 +61,20 @@ _RELATIONS: dict[str, tuple[str, tuple[str, ...], dict[str, str], bool]] = {
     ),
     "patch_claim": (f"{_QUEUE}/claims/{{claim_id}}", ("PATCH",), _CLAIM, True),
     "delete_claim": (f"{_QUEUE}/claims/{{claim_id}}", ("DELETE",), _CLAIM, False),
+    "subscriptions_get": (
+        f"{_QUEUE}/subscriptions{{?marker,limit}}",
+        ("GET",),
+        _NAME | {"marker": "param/marker", "limit": "param/subscription_limit"},
+        False,
+    ),
+    "subscriptions_post": (
+        f"{_QUEUE}/subscriptions",
+        ("POST",),
+        _NAME | {"limit": "param/subscription_limit"},
+        True,
+    ),
+    "subscription": (_ONE, ("GET", "DELETE"), _SUBSCRIPTION, False),
+    "subscription_patch": (_ONE, ("PATCH",), _SUBSCRIPTION, True),
 }
 
 

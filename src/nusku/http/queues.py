@@ -23,6 +23,7 @@ class QueueHandlers:
 
     def __init__(self, broker: Broker, settings: Settings, json: Json, kind: Kind) -> None:
         self._queues = broker.queues
+        self._subscriptions = broker.subscriptions
         self._settings = settings
         self._json = json
         self._kind = kind
@@ -119,7 +120,11 @@ class QueueHandlers:
 
     async def purge(self, req: Request, resp: Response, name: str) -> None:
         types = self._json.resource_types(await self._body(req))
-        await self._queues.purge(req.ctx, self._key(req, name), types)
+        key = self._key(req, name)
+        if "messages" in types:
+            await self._queues.clear(req.ctx, key)
+        if "subscriptions" in types:
+            await self._subscriptions.clear(req.ctx, key)
         resp.status = 204
 
 

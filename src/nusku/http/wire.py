@@ -1,13 +1,24 @@
 """JSON to what the broker takes, and back. Shapes only; what values are allowed is the broker's."""
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from nusku.broker import Change, ClaimTerms, NewMessage, View, codec
+from nusku.broker import (
+    Attempt,
+    Change,
+    ClaimTerms,
+    Failed,
+    NewMessage,
+    Status,
+    Subscription,
+    View,
+    codec,
+)
 from nusku.errors import Invalid, InvalidBody, NuskuError
 from nusku.model import Message, QueueKey
 
@@ -43,6 +54,46 @@ class _Popped(msgspec.Struct, gc=False):
 
 class _PoppedWithChecksum(_Popped, gc=False):
     checksum: str
+
+
+class _Subscription(msgspec.Struct):
+    id: str
+    source: str
+    subscriber: str
+    ttl: int
+    age: int
+    options: dict[str, Any]
+    confirmed: bool
+
+
+class _Ping(msgspec.Struct):
+    outcome: str
+    reason: str
+    status: int | None
+    duration_ms: float
+    detail: str
+
+
+class _Attempt(_Ping):
+    time: str
+
+
+class _Status(msgspec.Struct):
+    state: str
+    reason: str
+    pending: int
+    failed: int
+    delivered: int
+    oldest_pending_age: int | None
+    attempts: list[_Attempt]
+
+
+class _Failed(msgspec.Struct):
+    id: str
+    age: int
+    attempts: int
+    reason: str
+    body: msgspec.Raw
 
 
 _decode_any = msgspec.json.Decoder().decode
@@ -139,6 +190,38 @@ class Json:
             raise Invalid("resource_types must be an array of 'messages' and 'subscriptions'.")
         return types
 
+    def subscription(self, data: bytes | None) -> dict[str, Any]:
+        """A new subscription. Without a body nothing is given, which is for the broker to judge."""
+        return self.object(data) if data else {}
+
+    def subscription_change(self, data: bytes | None) -> dict[str, Any]:
+        """What to change of a subscription (contract http-v2.md section 6.4)."""
+        document = self.check(data) if data else {}
+        if not isinstance(document, dict):
+            raise Invalid("Subscriptions must be a dict.")  # clients know this text
+        if not document:
+            raise Invalid("There is nothing to change: give subscriber, ttl or options.")
+        return document
+
+    def confirmed(self, data: bytes | None) -> bool:
+        """``{"confirmed": true | false}``."""
+        document = self.check(data) if data else {}
+        confirmed = document.get("confirmed") if isinstance(document, dict) else None
+        if not isinstance(confirmed, bool):
+            raise Invalid("The 'confirmed' should be boolean.")  # clients know this text
+        return confirmed
+
+    def ids(self, data: bytes | None, most: int) -> list[str] | None:
+        """``{"ids": [...]}``; None, which stands for all, when there is no body."""
+        if not data:
+            return None
+        ids = self.object(data).get("ids")
+        if not isinstance(ids, list) or any(not isinstance(one, str) for one in ids):
+            raise InvalidBody("'ids' must be an array of strings; for all of them send no body.")
+        if len(ids) > most:
+            raise Invalid(f"At most {most} ids can be given at once; these are {len(ids)}.")
+        return ids
+
 
 def _integer(value: Any, what: str, at: int | None = None) -> int:
     """True counts as 1, as it always did on this wire."""
@@ -228,6 +311,49 @@ def popped(view: View, m: Message) -> _Popped:
     checksum = None if m.attributes is None else codec.attributes(m).checksum
     basic = (view.id_of(m), view.age_s(m), m.ttl_s, msgspec.Raw(m.body), None, m.count)
     return _Popped(*basic) if checksum is None else _PoppedWithChecksum(*basic, checksum)
+
+
+def subscription(one: Subscription) -> _Subscription:
+    """Contract http-v2.md section 6: clients want all seven members."""
+    return _Subscription(
+        one.id,
+        one.key.name,
+        one.subscriber,
+        one.ttl_s,
+        one.age_s,
+        one.options,
+        one.confirmed,
+    )
+
+
+def ping(one: Attempt) -> _Ping:
+    return _Ping(*_outcome(one))
+
+
+def status(one: Status) -> _Status:
+    """Of a subscription; the newest attempt is the first."""
+    return _Status(
+        one.state,
+        one.reason,
+        one.pending,
+        one.failed,
+        one.delivered,
+        one.oldest_pending_age_s,
+        [_Attempt(*_outcome(each), _moment(each.time_ms)) for each in one.attempts],
+    )
+
+
+def failed(one: Failed) -> _Failed:
+    return _Failed(one.id, one.age_s, one.attempts, one.reason, msgspec.Raw(one.body))
+
+
+def _outcome(one: Attempt) -> tuple[str, str, int | None, float, str]:
+    return one.outcome, one.reason, one.status, round(one.duration_ms, 1), one.detail
+
+
+def _moment(time_ms: int) -> str:
+    seconds, ms = divmod(time_ms, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ms:03}Z"
 
 
 def links(path: str, given: Sequence[tuple[str, object]]) -> list[dict[str, str]]:

@@ -25,13 +25,28 @@ from nusku.clock import Clock
 from nusku.config import masked
 from nusku.errors import StoreRefused
 from nusku.metrics import Metrics
-from nusku.model import Claim, Claimed, Counts, Draft, Found, QueueKey, QueueRef, Record
+from nusku.model import (
+    Claim,
+    Claimed,
+    Counts,
+    Draft,
+    Found,
+    Kind,
+    Occupied,
+    QueueKey,
+    QueueRef,
+    Record,
+)
 
 TICK_MS = 100
 
 
 class Stale(Exception):
     """The queue was deleted, re-created, or its options changed: read it again."""
+
+
+class Taken(Exception):
+    """Another record has the name that has to be unique."""
 
 
 class Removal(Enum):
@@ -123,9 +138,17 @@ class MessageStore(Protocol):
         """
 
     def release(
-        self, ref: QueueRef, claim: str, delay_s: int = 0, positions: Sequence[int] | None = None
+        self,
+        ref: QueueRef,
+        claim: str,
+        delay_s: int = 0,
+        positions: Sequence[int] | None = None,
+        attributes: Mapping[int, bytes] | None = None,
     ) -> Awaitable[bool]:
-        """End a live claim, for all it holds or for some; they are free after the delay."""
+        """End a live claim, for all it holds or for some; they are free after the delay.
+
+        Those released that are in ``attributes`` get these.
+        """
 
     def remove(
         self,
@@ -151,11 +174,13 @@ class MessageStore(Protocol):
         target: QueueRef,
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
+        claim: str | None = None,
     ) -> Awaitable[list[int]]:
-        """Move free messages to the end of another queue of this store; return their new positions.
+        """Move messages to the end of another queue of this store; return their new positions.
 
-        Age, count and attributes go with them, save for those given here; with ``ttl_s`` they live that long from now, else as long as
-        they had left. Raises Stale for the target; a source that is gone has nothing to move.
+        Free ones, and those that ``claim`` holds. Age, count and attributes go with them, save for
+        those given here; with ``ttl_s`` they live that long from now, else as long as they had
+        left. Raises Stale for the target; a source that is gone has nothing to move.
         """
 
     def pop(self, ref: QueueRef, limit: int) -> Awaitable[Found]:
@@ -165,7 +190,10 @@ class MessageStore(Protocol):
         """How many there are of each kind, and the oldest and newest of all."""
 
     def volume(self) -> Awaitable[Counts]:
-        """The same over all queues of the store, without oldest and newest."""
+        """The same over all queues and topics of the store, without oldest and newest."""
+
+    def occupied(self, kind: Kind) -> Awaitable[list[Occupied]]:
+        """All internal queues of a kind that hold messages, in no order."""
 
     def clear(self, ref: QueueRef) -> Awaitable[None]:
         """Remove all messages; positions go on from where they were."""
@@ -178,16 +206,31 @@ class MessageStore(Protocol):
 
 
 class RecordStore(Protocol):
-    """The control plane: small documents by (kind, project, key)."""
+    """The control plane: small documents by (kind, project, key).
 
-    def insert(self, record: Record) -> Awaitable[bool]:
-        """Store it unless the key is taken. Raises StoreFull."""
+    An ended record counts as absent everywhere, except where ``ended`` ones are asked for.
+    """
 
-    def update(self, record: Record) -> Awaitable[bool]:
-        """Replace the document whose version is the one before ``record.version``."""
+    def insert(self, record: Record, ttl_s: int | None = None) -> Awaitable[bool]:
+        """Store it, to end after ``ttl_s`` if given, unless the key or the unique name is taken.
 
-    def get(self, kind: str, project: str, key: str) -> Awaitable[Record | None]:
+        Key and name of an ended record: the name is free again, the key is not. Raises StoreFull.
+        """
+
+    def update(self, record: Record, ttl_s: int | None = None) -> Awaitable[bool]:
+        """Replace the document whose version is the one before ``record.version``.
+
+        The unique name becomes the record's; with ``ttl_s`` its life starts anew, else its end
+        stays. Raises Taken.
+        """
+
+    def get(
+        self, kind: str, project: str, key: str, *, ended: bool = False
+    ) -> Awaitable[Record | None]:
         """The record, if there is one."""
+
+    def find(self, kind: str, project: str, unique: str) -> Awaitable[Record | None]:
+        """The live record with that unique name."""
 
     def page(
         self,
@@ -196,14 +239,22 @@ class RecordStore(Protocol):
         after: str,
         limit: int,
         where: Callable[[Record], bool] | None = None,
+        *,
+        parent: str | None = None,
+        ended: bool = False,
     ) -> Awaitable[list[Record]]:
-        """Up to ``limit`` of a project whose key is greater than ``after``, by key."""
+        """Up to ``limit`` of a project, or of one parent in it, whose key is greater than
+        ``after``, by key; with ``ended`` those too that have ended.
+        """
 
     def count(self, kind: str, project: str) -> Awaitable[int]:
         """How many of a kind a project has."""
 
     def delete(self, kind: str, project: str, key: str) -> Awaitable[bool]:
-        """Remove it; False when there was none."""
+        """Remove it, ended or not; False when there was none."""
+
+    def ended(self, kind: str, after: tuple[int, str], limit: int) -> Awaitable[list[Record]]:
+        """Housekeeping: those of all projects that have ended, by (ends_ms, key) behind ``after``."""
 
 
 class Store(NamedTuple):

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of everything that is served, with the limits of this server."""
 
 from nusku.config import Settings
-from nusku.http.openapi import claims, messages, queues, service
+from nusku.http.openapi import claims, messages, queues, service, shares, subscriptions
 from nusku.http.openapi.components import components
 from nusku.http.openapi.parts import QUEUE, TOPIC
 
@@ -15,6 +15,8 @@ What people do with it:
 While a claim lasts nobody else gets its messages; if a worker dies, its claim lapses and others do.
 - **Tell everybody.** A publisher posts events. Any number of readers *list* the messages, each \
 with a marker of its own. Nobody deletes anything: messages expire after their `ttl`.
+- **Be told.** A program *subscribes* an address of its own, and is sent every message by HTTP or \
+mail. What it does not accept is sent again, for as long as you say.
 - **Talk in both directions.** A program and its agent use one queue. A listing leaves out what the \
 same `Client-ID` posted, so neither hears itself.
 
@@ -55,9 +57,13 @@ _TAGS = {
     "queue never changes.",
     "Claims": "A claim holds messages for whoever made it, for a limited time: the way to share "
     "out work.",
+    "Subscriptions": "A subscription sends every new message to a *subscriber*: a URL that takes "
+    "POST requests, or a mail address. Deliveries are kept on disk until the subscriber has "
+    "accepted them; below a subscription you see how that goes, and can pause, replay and test it.",
     "Topics": "A topic is like a queue that cannot be claimed from. Topics and queues do not share "
     "names: the queue `a` and the topic `a` have nothing to do with one another.",
     "Topic messages": "As for queues, but for claims.",
+    "Topic subscriptions": "As for queues.",
     "Discovery": "What is served here, and whether it works.",
     "Watching": "For those who run the server. These paths need no headers.",
 }
@@ -81,8 +87,11 @@ def document(settings: Settings, version: str) -> dict[str, object]:
             **queues.paths(QUEUE, settings),
             **messages.paths(QUEUE, settings),
             **claims.paths(settings),
+            **shares.paths(settings),
+            **subscriptions.paths(QUEUE, settings),
             **queues.paths(TOPIC, settings),
             **messages.paths(TOPIC, settings),
+            **subscriptions.paths(TOPIC, settings),
             **service.discovery(),
             **service.watching(),
         },

@@ -2,7 +2,7 @@
 
 from nusku.broker.rules import PROJECT_MAX
 from nusku.config import Settings
-from nusku.http.openapi import examples, schemas, service
+from nusku.http.openapi import examples, schemas, service, shares, subscription_schemas
 from nusku.http.openapi.parts import QUEUE, TOPIC, Node, Noun, answer, array, closed, string
 from nusku.http.openapi.schemas import NAME
 
@@ -22,6 +22,8 @@ def components(settings: Settings) -> Node:
             **schemas.queues(TOPIC, settings),
             **schemas.messages(settings),
             **schemas.claims(settings),
+            **shares.schemas(settings),
+            **subscription_schemas.schemas(settings),
             **service.schemas(),
         },
         "parameters": {
@@ -177,4 +179,7 @@ def _in_path(noun: Noun) -> Node:
             "message_id", "The id of a message.", anything, examples.MESSAGE_IDS[0]
         ),
         "ClaimId": parameter("claim_id", "The id of a claim.", anything, examples.CLAIM_ID),
+        "SubscriptionId": parameter(
+            "subscription_id", "The id of a subscription.", anything, examples.SUBSCRIPTION_ID
+        ),
     }

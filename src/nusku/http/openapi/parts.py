@@ -44,13 +44,14 @@ class Noun(NamedTuple):
     """Queues and topics take the same requests; this is what differs in describing them.
 
     ``many`` is their path segment and policy prefix. ``suffix`` tells the operations on a
-    topic's messages from those on a queue's, which share a policy name.
+    topic's messages and subscriptions from those on a queue's, which share a policy name.
     """
 
     one: str
     many: str
     tag: str
     messages_tag: str
+    subscriptions_tag: str
     invalid_name: type[NuskuError]
     suffix: str
     example: str
@@ -73,8 +74,19 @@ class Noun(NamedTuple):
         return self.one.capitalize()
 
 
-QUEUE = Noun("queue", "queues", "Queues", "Messages", InvalidQueueName, "", "orders")
-TOPIC = Noun("topic", "topics", "Topics", "Topic messages", InvalidTopicName, ":topic", "news")
+QUEUE = Noun(
+    "queue", "queues", "Queues", "Messages", "Subscriptions", InvalidQueueName, "", "orders"
+)
+TOPIC = Noun(
+    "topic",
+    "topics",
+    "Topics",
+    "Topic messages",
+    "Topic subscriptions",
+    InvalidTopicName,
+    ":topic",
+    "news",
+)
 
 
 def ref(kind: str, name: str) -> Node:

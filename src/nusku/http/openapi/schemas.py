@@ -1,6 +1,6 @@
 """The shapes of bodies: of queues and topics, messages, and claims."""
 
-from nusku.broker.rules import PAGE_DEFAULT, RETRY_FUNCTIONS
+from nusku.broker.rules import PAGE_DEFAULT, RETRY_FUNCTIONS, RETRY_NUMBERS
 from nusku.config import Settings
 from nusku.http.openapi.parts import (
     QUEUE,
@@ -20,20 +20,26 @@ _CREATED = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 
 
 def metadata(settings: Settings) -> Node:
-    many = integer(0, None, null=True)
+    texts = {
+        "retries_with_no_delay": "How often it is tried again at once. 3 if not given.",
+        "minimum_delay_retries": "How often then, with the shortest delay. 3 if not given.",
+        "minimum_delay": "Seconds. 5 if not given.",
+        "maximum_delay": "Seconds. 30 if not given.",
+        "maximum_delay_retries": "How often at last, with the longest delay. 3 if not given.",
+    }
     return {
         "RetryPolicy": open_object(
             {
-                "retries_with_no_delay": many,
-                "minimum_delay_retries": many,
-                "minimum_delay": integer(1, None, "Seconds. 5 if not given.", null=True),
-                "maximum_delay": integer(1, None, "Seconds. 30 if not given.", null=True),
-                "maximum_delay_retries": many,
+                **{
+                    name: integer(least, most, texts[name], null=True)
+                    for name, (least, most, _) in RETRY_NUMBERS.items()
+                },
                 "retry_backoff_function": {"enum": [*RETRY_FUNCTIONS, None]},
                 "ignore_subscription_override": {"type": ["boolean", "null"]},
             },
-            "How deliveries to subscribers are tried again. `maximum_delay` must be at least 10 "
-            "more than `minimum_delay`.",
+            "How deliveries to subscribers are tried again, a hundred times at most. "
+            "`maximum_delay` must be at least 10 more than `minimum_delay`; in between the delays "
+            "grow by the `retry_backoff_function`, `linear` if not given.",
         ),
         "Metadata": open_object(
             _reserved(settings),

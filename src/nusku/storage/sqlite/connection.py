@@ -21,7 +21,7 @@ import structlog
 from nusku.clock import Clock
 from nusku.errors import NuskuError, StoreFull, Unavailable
 from nusku.metrics import Metrics
-from nusku.storage import Stale
+from nusku.storage import Stale, Taken
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class Connection:
     def run(self, operation: Callable[[], T], weight: int = 1) -> "asyncio.Future[T]":
         """Do it in the next transaction; the future resolves when that is durable.
 
-        The operation may raise NuskuError or Stale before it writes. Anything else rolls the
+        The operation may raise NuskuError, Stale or Taken before it writes. Anything else rolls the
         transaction back, and the others in it are done again without it.
         """
         future: asyncio.Future[T] = self._loop.create_future()
@@ -184,7 +184,7 @@ class Connection:
             for one in batch:
                 try:
                     one.result = one.operation()
-                except (NuskuError, Stale, Again) as error:
+                except (NuskuError, Stale, Taken, Again) as error:
                     one.error = error
             if self._unit is not None:
                 self._unit.flush()

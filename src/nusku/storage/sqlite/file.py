@@ -263,7 +263,8 @@ def inspect(path: Path) -> str:
         try:
             found = _recognise(db, path, fresh=False)
             (queues, messages) = db.execute(
-                "SELECT count(*), coalesce(sum(total), 0) FROM lanes WHERE doomed = 0"
+                "SELECT count(*), coalesce(sum(total), 0) FROM lanes"
+                f" WHERE doomed = 0 AND kind IN {schema.SERVED}"
             ).fetchone()
         finally:
             db.close()

@@ -7,7 +7,18 @@ from zlib import crc32
 
 from nusku.errors import StoreFull, Unavailable
 from nusku.metrics import Metrics
-from nusku.model import Claim, Claimed, Counts, Draft, Found, Message, QueueKey, QueueRef
+from nusku.model import (
+    Claim,
+    Claimed,
+    Counts,
+    Draft,
+    Found,
+    Kind,
+    Message,
+    Occupied,
+    QueueKey,
+    QueueRef,
+)
 from nusku.storage import TICK_MS, Removal, Removed, Stale
 from nusku.storage.sqlite.connection import HEAVY, Again, Connection
 from nusku.storage.sqlite.file import File
@@ -24,7 +35,7 @@ from nusku.storage.sqlite.scan import (
     Scan,
     check,
 )
-from nusku.storage.sqlite.schema import DUE, EXPIRY, LAPSE, POSITIONS_MAX
+from nusku.storage.sqlite.schema import DUE, EXPIRY, LAPSE, POSITIONS_MAX, SERVED
 from nusku.storage.sqlite.sweep import Sweep
 
 INSERT = f"INSERT INTO messages ({COLUMNS}, dedup) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)"
@@ -38,6 +49,12 @@ DELETE_UNCLAIMED = (
 DELETE_HELD = (
     "DELETE FROM messages WHERE id = ? AND claim = ? AND visible_ms > ? AND expires_ms > ?"
     " RETURNING claim, visible_ms, expires_ms"
+)
+OCCUPIED = (
+    "SELECT l.kind, l.project, l.name, l.total - coalesce((SELECT sum(n) FROM tallies"
+    " WHERE lane = l.id AND kind = 0 AND at_ms <= ?1), 0), (SELECT posted_ms FROM messages"
+    " WHERE id >= l.id << 43 AND id < (l.id + 1) << 43 AND expires_ms > ?1 ORDER BY id LIMIT 1)"
+    " FROM lanes AS l WHERE l.doomed = 0 AND l.kind = ?2 AND l.total > 0"
 )
 STATE = "SELECT claim, visible_ms, expires_ms FROM messages WHERE id = ?"
 
@@ -216,12 +233,12 @@ class SqliteMessages:
             now = self._connection.now_ms
             total, held, delayed = self._db.execute(
                 "SELECT coalesce(sum(total), 0), coalesce(sum(held), 0), coalesce(sum(delayed), 0)"
-                " FROM lanes WHERE doomed = 0"
+                f" FROM lanes WHERE doomed = 0 AND kind IN {SERVED}"
             ).fetchone()
             passed = dict(
                 self._db.execute(
                     "SELECT t.kind, sum(t.n) FROM tallies AS t INDEXED BY tallies_by_time"
-                    " JOIN lanes ON lanes.id = t.lane AND lanes.doomed = 0"
+                    f" JOIN lanes ON lanes.id = t.lane AND lanes.doomed = 0 AND lanes.kind IN {SERVED}"
                     " WHERE t.kind IN (0, 1, 2) AND t.at_ms <= ? GROUP BY t.kind",
                     (now,),
                 ).fetchall()
@@ -230,6 +247,14 @@ class SqliteMessages:
             delayed -= passed.get(DUE, 0)
             free = total - passed.get(EXPIRY, 0) - held - delayed
             return Counts(free, held, delayed, None, None, now)
+
+        return self._run(operation, HEAVY + 1)
+
+    def occupied(self, kind: Kind) -> Awaitable[list[Occupied]]:
+        def operation() -> list[Occupied]:
+            self._ledger.flush()
+            rows = self._db.execute(OCCUPIED, (self._connection.now_ms, kind)).fetchall()
+            return [Occupied(QueueKey(*row[:3]), *row[3:]) for row in rows if row[4] is not None]
 
         return self._run(operation, HEAVY + 1)
 
@@ -342,12 +367,22 @@ class SqliteMessages:
         return self._run(operation, 40)
 
     def release(
-        self, ref: QueueRef, claim: str, delay_s: int = 0, positions: Sequence[int] | None = None
+        self,
+        ref: QueueRef,
+        claim: str,
+        delay_s: int = 0,
+        positions: Sequence[int] | None = None,
+        attributes: Mapping[int, bytes] | None = None,
     ) -> Awaitable[bool]:
         def operation() -> bool:
             lane = self._ledger.lane(ref)
             now = self._connection.now_ms
             ids = self._holds.take(lane, self._holds.claim_number(claim), positions)
+            if attributes:
+                self._db.executemany(
+                    "UPDATE messages SET attributes = coalesce(?, attributes) WHERE id = ?",
+                    [(attributes.get(id_ - lane.first), id_) for id_ in ids],
+                )
             if ids and delay_s:
                 number, visible = -self._holds.number(), deadline_ms(now, delay_s)
                 for id_ in ids:
@@ -450,6 +485,7 @@ class SqliteMessages:
         target: QueueRef,
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
+        claim: str | None = None,
     ) -> Awaitable[list[int]]:
         def operation() -> list[int]:
             lane = self._ledger.lane(target)
@@ -458,15 +494,16 @@ class SqliteMessages:
             except Stale:
                 return []
             now, moved = self._connection.now_ms, []
+            holder = 0 if claim is None else self._holds.claim_number(claim)
             for id_ in source.ids(positions):
                 row = self._db.execute(
                     "SELECT claim, visible_ms, expires_ms, ttl_s FROM messages"
-                    " WHERE id = ? AND visible_ms <= ? AND expires_ms > ?",
-                    (id_, now, now),
+                    " WHERE id = ? AND (visible_ms <= ? OR claim = ?) AND expires_ms > ?",
+                    (id_, now, holder, now),
                 ).fetchone()
                 if row is None:
                     continue
-                claim, visible, old, ttl = row
+                number, visible, old, ttl = row
                 new = lane.next_position
                 lane.next_position += 1
                 ttl, expires = (ttl, old) if ttl_s is None else (ttl_s, deadline_ms(now, ttl_s))
@@ -477,7 +514,7 @@ class SqliteMessages:
                     (lane.first + new, ttl, expires, attributes.get(id_ - source.first),
                      id_),
                 )  # fmt: skip
-                self._ledger.gone(source, claim, visible, old)
+                self._ledger.gone(source, number, visible, old)
                 self._ledger.added(lane, expires)
                 moved.append(new)
             return moved

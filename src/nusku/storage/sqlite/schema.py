@@ -16,7 +16,7 @@ looking at messages.
 
 import sqlite3
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x6E75736B  # "nusk"
 
 LANE_BITS, POSITION_BITS = 20, 43
@@ -25,14 +25,22 @@ POSITIONS_MAX = 1 << POSITION_BITS
 
 EXPIRY, LAPSE, DUE = 0, 1, 2
 
+SERVED = ("queue", "topic")  # kinds of queues that the service offers; the others are internal
+
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 CREATE TABLE records (
     kind TEXT NOT NULL, project TEXT NOT NULL, key TEXT NOT NULL,
     version INTEGER NOT NULL, doc BLOB NOT NULL,
+    parent TEXT NOT NULL DEFAULT '', "unique" TEXT,
+    created_ms INTEGER NOT NULL DEFAULT 0, ends_ms INTEGER,
     PRIMARY KEY (kind, project, key)
 ) WITHOUT ROWID;
+CREATE INDEX records_by_parent ON records (kind, project, parent, key) WHERE parent <> '';
+CREATE UNIQUE INDEX records_by_name ON records (kind, project, "unique")
+    WHERE "unique" IS NOT NULL;
+CREATE INDEX records_by_end ON records (kind, ends_ms, key) WHERE ends_ms IS NOT NULL;
 
 CREATE TABLE lanes (
     id INTEGER PRIMARY KEY,
@@ -74,7 +82,18 @@ CREATE INDEX tallies_by_time ON tallies (kind, at_ms);
 """
 
 # What leads from version n to n + 1: MIGRATIONS[n]. Each is run in one transaction.
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    1: """
+ALTER TABLE records ADD COLUMN parent TEXT NOT NULL DEFAULT '';
+ALTER TABLE records ADD COLUMN "unique" TEXT;
+ALTER TABLE records ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE records ADD COLUMN ends_ms INTEGER;
+CREATE INDEX records_by_parent ON records (kind, project, parent, key) WHERE parent <> '';
+CREATE UNIQUE INDEX records_by_name ON records (kind, project, "unique")
+    WHERE "unique" IS NOT NULL;
+CREATE INDEX records_by_end ON records (kind, ends_ms, key) WHERE ends_ms IS NOT NULL;
+"""
+}
 
 
 def create(db: sqlite3.Connection) -> None:

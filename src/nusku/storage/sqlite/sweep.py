@@ -5,7 +5,7 @@ from nusku.storage.sqlite.connection import Connection
 from nusku.storage.sqlite.file import File
 from nusku.storage.sqlite.holds import SETTLED_ROWS, Holds
 from nusku.storage.sqlite.ledger import Ledger
-from nusku.storage.sqlite.schema import POSITION_BITS
+from nusku.storage.sqlite.schema import POSITION_BITS, SERVED
 
 EXPIRED = (
     "SELECT id, claim, visible_ms, expires_ms FROM messages INDEXED BY expiring"
@@ -48,7 +48,7 @@ class Sweep:
             lane = self._ledger.lane_by_id(id_ >> POSITION_BITS)
             if lane is not None:
                 self._ledger.gone(lane, *state)
-                n += 1
+                n += lane.key.kind in SERVED
         self._metrics.messages["expired"] += n
         return len(rows)
 

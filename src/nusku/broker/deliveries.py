@@ -1,0 +1,306 @@
+"""What is still to be told to subscribers: internal queues beside those of the projects.
+
+A post to a queue that has subscribers leaves a *notice* on one internal queue, in the transaction
+of the post. ``fanout.py`` makes *deliveries* of it, each a message on the queue of its
+subscription. Who claims one sends it, and then removes it, releases it with a delay, or gives it
+up, which moves it to the subscription's queue of *failed* ones. Claims see to it that nothing is
+lost when a sender dies, and that no two send the same thing at once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from nusku.errors import Unavailable
+from nusku.model import Draft, Found, Message, Occupied, QueueKey, QueueRef
+from nusku.storage import MessageStore, Removal, Stale
+
+T = TypeVar("T")
+
+NOTICES = QueueKey("notice", "", "notices")
+FOREVER_S = 315_360_000  # the retry policy ends a delivery, not the clock: ten years
+NOTICES_S = 15  # a node that dies in a fan-out holds its notices for no longer
+HOLD_AGAIN_S = NOTICES_S / 3  # one that lives says so, lest a long fan-out begin anew for ever
+MOVED_AT_ONCE = 500
+ATTEMPTS = 10  # times that a deletion in the meantime is put up with
+# Internal queues are never deleted and made anew under one name, so one generation will do.
+_GENERATION, _VERSION = "0" * 16, 1
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """What is to be told to one subscriber.
+
+    ``id`` is the same at every attempt, and no other delivery has it. ``kind`` is
+    ``notification``, ``confirmation`` or ``ping``; ``body`` the JSON document of contract
+    notifications.md section 2 or 7.1.
+    """
+
+    id: str
+    kind: str
+    body: bytes
+    posted_ms: int
+
+
+class Recipient(msgspec.Struct, frozen=True):
+    """Who is to be told: ``id`` is the subscription's. Without ``secrets`` nothing is signed."""
+
+    id: str
+    key: QueueKey
+    subscriber: str
+    options: dict[str, Any]
+    secrets: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Without secrets, and headers that may be."""
+        return f"Recipient({self.id!r})"
+
+
+class Notice(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a post leaves for the fan-out: its messages as (ttl_s, delay_s, body)."""
+
+    key: QueueKey
+    policy: dict[str, Any] | None
+    messages: list[tuple[int, int | None, bytes]]
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is kept beside a delivery. ``policy`` is the queue's, as it was at the post."""
+
+    id: str
+    posted_ms: int
+    kind: str = "notification"
+    policy: dict[str, Any] | None = None
+    attempts: int = 0
+    reason: str = ""
+
+
+class Delivery(NamedTuple):
+    """A claimed delivery."""
+
+    position: int
+    parcel: Parcel
+    progress: Progress
+
+
+class Claimed(NamedTuple):
+    """What a sender holds. ``due_in_s``: when the next one becomes free by itself, if any does."""
+
+    claim: str | None
+    deliveries: list[Delivery]
+    due_in_s: float | None
+
+
+encode_progress = msgspec.json.Encoder().encode
+_decode_progress = msgspec.json.Decoder(Progress).decode
+_encode_notice = msgspec.msgpack.Encoder().encode
+decode_notice = msgspec.msgpack.Decoder(Notice).decode
+
+
+def internal(key: QueueKey) -> QueueRef:
+    """An internal queue, as it always is."""
+    return QueueRef(key, _GENERATION, _VERSION)
+
+
+def delivery_key(project: str, subscription: str) -> QueueKey:
+    """The queue of what a subscription is still to be told."""
+    return QueueKey("delivery", project, subscription)
+
+
+def failed_key(project: str, subscription: str) -> QueueKey:
+    """The queue of what a subscription could not be told."""
+    return QueueKey("failed", project, subscription)
+
+
+def notice(
+    key: QueueKey,
+    policy: dict[str, Any] | None,
+    messages: list[tuple[int, int | None, bytes]],
+) -> tuple[QueueRef, list[Draft]]:
+    """What is to be added together with the messages."""
+    return internal(NOTICES), [Draft(_encode_notice(Notice(key, policy, messages)), FOREVER_S)]
+
+
+def draft(body: bytes, progress: Progress) -> Draft:
+    """A delivery. Its id is its dedup key, so that a fan-out may be done twice."""
+    return Draft(body, FOREVER_S, 0, "", progress.id, encode_progress(progress))
+
+
+def progress_of(message: Message) -> Progress:
+    """What is kept beside a delivery."""
+    return _decode_progress(message.attributes or b"{}")
+
+
+class Deliveries:
+    """The internal queues. Their owner is told by ``on_notice`` and ``on_pending`` to look, and by
+    ``on_changed`` that a subscription is not what it was.
+    """
+
+    def __init__(self, store: MessageStore) -> None:
+        self._store = store
+        self.on_notice: Callable[[], None] = lambda: None
+        self.on_pending: Callable[[QueueKey], None] = lambda key: None  # noqa: ARG005
+        self.on_changed: Callable[[QueueKey], None] = lambda key: None  # noqa: ARG005
+
+    async def open(self) -> None:
+        """Make room for notices; a post has no time for that."""
+        await self._store.admit(internal(NOTICES))
+
+    async def _use(self, key: QueueKey, action: Callable[[QueueRef], Awaitable[T]]) -> T | None:
+        """Do something with an internal queue, if there is one."""
+        try:
+            return await action(internal(key))
+        except Stale:
+            return None
+
+    async def add(self, posts: Sequence[tuple[QueueKey, Sequence[Draft]]]) -> None:
+        """Queue deliveries, all or nothing."""
+        refs = [(internal(key), drafts) for key, drafts in posts]
+        for _ in range(ATTEMPTS):
+            try:
+                await self._store.add(refs)
+                break
+            except Stale:
+                await asyncio.gather(*(self._store.admit(ref) for ref, _ in refs))
+        else:
+            raise Unavailable("Subscriptions are being deleted.")
+        for key, _ in posts:
+            self.on_pending(key)
+
+    async def claim(self, key: QueueKey, limit: int, ttl_s: int) -> Claimed:
+        """Hold up to ``limit`` deliveries for ``ttl_s``; no longer, if the sender dies."""
+        got = await self._use(key, lambda ref: self._store.claim(ref, limit, ttl_s, 0))
+        if got is None:
+            return Claimed(None, [], None)
+        due = None if got.due_ms is None else max(got.due_ms - got.now_ms, 0) / 1000
+        return Claimed(got.claim, [_delivery(message) for message in got.messages], due)
+
+    async def delivered(self, key: QueueKey, claim: str, positions: Sequence[int]) -> None:
+        """These need not be sent again."""
+        await self._use(key, lambda ref: self._store.remove(ref, positions, Removal.HELD, (claim,)))
+
+    async def later(
+        self, key: QueueKey, claim: str, position: int, delay_s: int, progress: Progress
+    ) -> None:
+        """Try this one again after ``delay_s``."""
+        attributes = {position: encode_progress(progress)}
+        await self._use(
+            key, lambda ref: self._store.release(ref, claim, delay_s, (position,), attributes)
+        )
+
+    async def put_back(self, key: QueueKey, claim: str, positions: Sequence[int]) -> None:
+        """These were not tried after all."""
+        await self._use(key, lambda ref: self._store.release(ref, claim, 0, positions))
+
+    async def give_up(
+        self, key: QueueKey, claim: str, position: int, keep_s: int, progress: Progress
+    ) -> None:
+        """Keep this one for replay."""
+        await self._move(
+            key, failed_key(key.project, key.name), (position,), keep_s,
+            {position: encode_progress(progress)}, claim,
+        )  # fmt: skip
+
+    async def _move(
+        self,
+        source: QueueKey,
+        target: QueueKey,
+        positions: Sequence[int],
+        ttl_s: int,
+        attributes: Mapping[int, bytes],
+        claim: str | None = None,
+    ) -> int:
+        move = (internal(source), positions, internal(target), ttl_s, attributes, claim)
+        try:
+            return len(await self._store.move(*move))
+        except Stale:
+            await self._store.admit(internal(target))
+            return len(await self._store.move(*move))
+
+    async def failed(self, project: str, subscription: str, after: int, limit: int) -> Found:
+        """What was given up, oldest first."""
+        found = await self._use(
+            failed_key(project, subscription), lambda ref: self._store.page(ref, after, limit)
+        )
+        return found or Found((), 0)
+
+    async def replay(self, project: str, subscription: str, positions: Sequence[int] | None) -> int:
+        """Try given-up deliveries anew: these, or all there are; say how many."""
+        source, target = failed_key(project, subscription), delivery_key(project, subscription)
+        attributes: dict[int, bytes] = {}
+        done = after = 0
+        try:
+            while found := await self._given_up(source, positions, after):
+                for m in found:
+                    anew = msgspec.structs.replace(progress_of(m), attempts=0, reason="")
+                    attributes[m.position] = encode_progress(anew)
+                after = max(attributes)
+                done += await self._move(source, target, list(attributes), FOREVER_S, attributes)
+                attributes.clear()
+        finally:
+            self.on_pending(target)
+        return done
+
+    async def abandon(self, project: str, subscription: str, keep_s: int) -> None:
+        """Give up what is pending and due."""
+        source, target = delivery_key(project, subscription), failed_key(project, subscription)
+        while found := await self._use(source, lambda ref: self._store.page(ref, 0, MOVED_AT_ONCE)):
+            if not found.messages:
+                break
+            await self._move(source, target, [m.position for m in found.messages], keep_s, {})
+
+    async def _given_up(
+        self, key: QueueKey, positions: Sequence[int] | None, after: int
+    ) -> Sequence[Message]:
+        """The next that are to be replayed."""
+        if positions is None:
+            found = await self._use(key, lambda ref: self._store.page(ref, after, MOVED_AT_ONCE))
+        else:
+            next_ = sorted({p for p in positions if p > after})[:MOVED_AT_ONCE]
+            found = await self._use(key, lambda ref: self._store.get(ref, next_))
+        return found.messages if found else ()
+
+    async def counts(self, project: str, subscription: str) -> tuple[int, int, int | None]:
+        """How many are pending and failed, and the age of the oldest pending one in seconds."""
+        pending = await self._use(delivery_key(project, subscription), self._store.count)
+        failed = await self._use(failed_key(project, subscription), self._store.count)
+        age_s = None
+        if pending and pending.oldest:
+            age_s = max(pending.now_ms - progress_of(pending.oldest).posted_ms, 0) // 1000
+        return pending.total if pending else 0, failed.total if failed else 0, age_s
+
+    async def forget(self, project: str, subscription: str) -> None:
+        """The subscription is no more, nor is what it was to be told."""
+        await self._store.drop(delivery_key(project, subscription))
+        await self._store.drop(failed_key(project, subscription))
+
+    async def occupied(self, *, failed: bool = False) -> list[Occupied]:
+        """All queues with something pending, or failed, on them."""
+        return await self._store.occupied("failed" if failed else "delivery")
+
+    # For the fan-out
+
+    async def notices(self, limit: int) -> tuple[str | None, Sequence[Message]]:
+        """Hold some notices, oldest first."""
+        got = await self._store.claim(internal(NOTICES), limit, NOTICES_S, 0)
+        return got.claim, got.messages
+
+    async def unspread_since_ms(self) -> int | None:
+        """When the oldest notice was posted that still waits; None when none does."""
+        counts = await self._store.count(internal(NOTICES))
+        return counts.oldest.posted_ms if counts.oldest else None
+
+    async def hold(self, claim: str) -> None:
+        """Hold these notices longer: as long from now on as when they were claimed."""
+        await self._store.renew(internal(NOTICES), claim, NOTICES_S, 0)
+
+    async def noticed(self, positions: Sequence[int]) -> None:
+        """All deliveries of these notices are queued, whoever holds them."""
+        await self._store.remove(internal(NOTICES), positions, Removal.ANY)
+
+
+def _delivery(message: Message) -> Delivery:
+    progress = progress_of(message)
+    parcel = Parcel(progress.id, progress.kind, message.body, progress.posted_ms)
+    return Delivery(message.position, parcel, progress)

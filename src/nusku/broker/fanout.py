@@ -1,0 +1,135 @@
+"""From a notice to deliveries: one for each message and subscription."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import structlog
+
+from nusku.broker.deliveries import (
+    HOLD_AGAIN_S,
+    Deliveries,
+    Notice,
+    Progress,
+    decode_notice,
+    delivery_key,
+    draft,
+)
+from nusku.broker.queues import Queues
+from nusku.broker.subscriptions import Subscriptions, recipient_since_ms
+from nusku.model import Draft, Message, QueueKey, Record
+
+log = structlog.get_logger("nusku.subscriptions")
+
+SUBSCRIPTIONS_AT_ONCE = 200
+# In one transaction, so that others are not held up.
+DELIVERIES_AT_ONCE, BYTES_AT_ONCE = 400, 2_000_000
+BYTES_IN_ONE_GO = 262_144  # made ready on the event loop
+
+
+class _Post(NamedTuple):
+    """A notice, and its messages as they are told."""
+
+    message: Message
+    policy: dict[str, Any] | None
+    documents: list[bytes]
+
+
+class Fanout:
+    """Spreads what was posted over those who are to be told."""
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        subscriptions: Subscriptions,
+        queues: Queues,
+        *,
+        confirmation: bool,
+    ) -> None:
+        self._deliveries = deliveries
+        self._subscriptions = subscriptions
+        self._queues = queues
+        self._confirmation = confirmation
+        self._held_s = 0.0
+
+    async def spread(self, limit: int) -> tuple[int, int]:
+        """Work off up to ``limit`` notices; return how many, and how many deliveries they made.
+
+        A crash half-way leaves the notice, and the deliveries made by then are not made again
+        while they are pending.
+        """
+        claim, found = await self._deliveries.notices(limit)
+        if claim is None:
+            return 0, 0
+        self._held_s = time.monotonic()
+        by_queue: defaultdict[QueueKey, list[_Post]] = defaultdict(list)
+        size = 0
+        for message in found:
+            notice = decode_notice(message.body)
+            by_queue[notice.key].append(_Post(message, notice.policy, _documents(notice)))
+            size += len(message.body)
+            if size > BYTES_IN_ONE_GO:
+                size = 0
+                await asyncio.sleep(0)  # others are to be served, too
+        made = 0
+        for key, posts in by_queue.items():
+            made += await self._tell(claim, key, posts)
+        await self._deliveries.noticed([message.position for message in found])
+        return len(found), made
+
+    async def _tell(self, claim: str, key: QueueKey, posts: list[_Post]) -> int:
+        after, made, seen = "", 0, 0
+        while page := await self._subscriptions.of_queue(key, after, SUBSCRIPTIONS_AT_ONCE):
+            batch: dict[QueueKey, list[Draft]] = {}
+            rows = size = 0
+            for target, one in self._drafts(page, posts):
+                batch.setdefault(target, []).append(one)
+                rows += 1
+                size += len(one.body)
+                if rows >= DELIVERIES_AT_ONCE or size >= BYTES_AT_ONCE:
+                    await self._add(claim, batch)
+                    made, rows, size, batch = made + rows, 0, 0, {}
+            if batch:
+                await self._add(claim, batch)
+                made += rows
+            seen += len(page)
+            after = page[-1].key
+        if not seen:
+            self._queues.forget(key)  # the last one has ended
+        return made
+
+    async def _add(self, claim: str, batch: dict[QueueKey, list[Draft]]) -> None:
+        await self._deliveries.add(list(batch.items()))
+        if time.monotonic() - self._held_s > HOLD_AGAIN_S:
+            await self._deliveries.hold(claim)
+            self._held_s = time.monotonic()
+
+    def _drafts(
+        self, records: list[Record], posts: list[_Post]
+    ) -> Iterator[tuple[QueueKey, Draft]]:
+        for record in records:
+            since_ms = recipient_since_ms(record, confirmation=self._confirmation)
+            if since_ms is None:
+                log.info("subscriber is not confirmed", subscription=record.key)
+                continue
+            target = delivery_key(record.project, record.key)
+            until_ms = record.ends_ms or 0
+            for post in posts:
+                posted_ms = post.message.posted_ms
+                if since_ms <= posted_ms < until_ms:
+                    for at, body in enumerate(post.documents):
+                        # With the time, since a restored store counts from where it was.
+                        id_ = f"{posted_ms:x}-{post.message.position:x}-{at:x}"
+                        yield target, draft(body, Progress(id_, posted_ms, policy=post.policy))
+
+
+def _documents(notice: Notice) -> list[bytes]:
+    """Contract notifications.md section 2. Names of queues need no escaping."""
+    name = notice.key.name.encode()
+    return [
+        b'{"ttl": %d, %b"body": %b, "queue_name": "%b", "Message_Type": "Notification"}'
+        % (ttl_s, b"" if delay_s is None else b'"delay": %d, ' % delay_s, body, name)
+        for ttl_s, delay_s, body in notice.messages
+    ]
