@@ -295,6 +295,10 @@ class Deliveries:
         """Hold these notices longer: as long from now on as when they were claimed."""
         await self._store.renew(internal(NOTICES), claim, NOTICES_S, 0)
 
+    async def let_go(self, claim: str) -> None:
+        """These notices were not worked off after all."""
+        await self._store.release(internal(NOTICES), claim)
+
     async def noticed(self, positions: Sequence[int]) -> None:
         """All deliveries of these notices are queued, whoever holds them."""
         await self._store.remove(internal(NOTICES), positions, Removal.ANY)

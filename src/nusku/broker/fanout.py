@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import structlog
@@ -19,6 +20,7 @@ from nusku.broker.deliveries import (
 )
 from nusku.broker.queues import Queues
 from nusku.broker.subscriptions import Subscriptions, recipient_since_ms
+from nusku.errors import NuskuError
 from nusku.model import Draft, Message, QueueKey, Record
 
 log = structlog.get_logger("nusku.subscriptions")
@@ -64,6 +66,17 @@ class Fanout:
         if claim is None:
             return 0, 0
         self._held_s = time.monotonic()
+        try:
+            made = await self._work_off(claim, found)
+        except BaseException:
+            # Nobody need wait for the claim's end.
+            with suppress(NuskuError):
+                await self._deliveries.let_go(claim)
+            raise
+        await self._deliveries.noticed([message.position for message in found])
+        return len(found), made
+
+    async def _work_off(self, claim: str, found: Sequence[Message]) -> int:
         by_queue: defaultdict[QueueKey, list[_Post]] = defaultdict(list)
         size = 0
         for message in found:
@@ -76,8 +89,7 @@ class Fanout:
         made = 0
         for key, posts in by_queue.items():
             made += await self._tell(claim, key, posts)
-        await self._deliveries.noticed([message.position for message in found])
-        return len(found), made
+        return made
 
     async def _tell(self, claim: str, key: QueueKey, posts: list[_Post]) -> int:
         after, made, seen = "", 0, 0

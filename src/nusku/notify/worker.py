@@ -419,7 +419,7 @@ class _Pump:
             if claimed.due_in_s is not None:
                 self._notifier.wake_in(self.key, claimed.due_in_s + 0.01)
             return
-        until = now + CLAIM_SPARE_S - 1
+        until = now + CLAIM_SPARE_S - 3
         self._ready.extend((claimed.claim, until, one) for one in claimed.deliveries)
         self._more_senders()
 
