@@ -125,7 +125,7 @@ def test_the_recording_is_complete(recorded: tuple[list[Done], Path]) -> None:
     """Replayed, it gives what is on the disk; and it has seen all that a store does."""
     recording, data = recorded
     folder = replayed(recording)
-    kept = {path.name for path in data.iterdir() if path.suffix not in {".lock", ".db-shm"}}
+    kept = {path.name for path in data.iterdir() if path.suffix not in {".lock", ".key", ".db-shm"}}
     assert set(folder.files) == kept == {STORE, f"{STORE}-wal"}
     for name, file in folder.files.items():
         assert file.image(Keep.EVERYTHING, random.Random(1)) == (data / name).read_bytes()

@@ -201,10 +201,12 @@ async def _served(store: Path) -> list[bytes]:
     opened = await open_store(f"sqlite:///{store}", steady_clock(), options, Metrics())
     try:
         with closing(sqlite3.connect(store)) as db:
-            lanes = db.execute("SELECT project, name, generation, version FROM lanes").fetchall()
+            lanes = db.execute(
+                "SELECT kind, project, name, generation, version FROM lanes"
+            ).fetchall()
         seen = []
-        for project, name, generation, version in lanes:
-            ref = QueueRef(QueueKey("queue", project, name), generation, version)
+        for kind, project, name, generation, version in lanes:
+            ref = QueueRef(QueueKey(kind, project, name), generation, version)
             found = await opened.messages.page(ref, 0, 1 << 30, held=True, delayed=True)
             seen += [message.body for message in found.messages]
         return seen
