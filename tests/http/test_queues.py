@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -360,3 +361,19 @@ def test_nothing_old_reappears_when_the_queue_is_created_again(api: Api) -> None
     api.post_bodies("q", "new")
     assert api.listed("q") == ["new"]
     assert expect(api.get(link), 200) == {"messages": [], "links": []}
+
+
+def test_who_looks_while_it_is_deleted_brings_nothing_back(either: Api) -> None:
+    """Neither what it held before is shown, nor does it hide what is put there anew."""
+    with ThreadPoolExecutor(3) as pool:
+        for n in range(30):
+            name = f"q{n}"
+            expect(either.create(name, {"old": n}), 201)
+            looks = [pool.submit(either.show, name) for _ in range(2)]
+            expect(either.drop(name), 204)
+            looks += [pool.submit(either.show, name)]
+            for look in looks:
+                expect(look.result(), 200)
+            assert expect(either.show(name), 200) == either.kind.defaults
+            expect(either.create(name, {"new": n}), 201)
+            assert expect(either.show(name), 200) == {**either.kind.defaults, "new": n}

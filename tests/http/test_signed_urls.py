@@ -129,6 +129,46 @@ def test_a_subscription_is_confirmed_by_a_signed_put(mine: Api, kind: str) -> No
     refused(mine.put(f"{collection}/{uuid.uuid4().hex[:24]}/confirm", headers=sent, json={}))
 
 
+BELOW = [
+    ("GET", "status"),
+    ("GET", "failed"),
+    ("POST", "pause"),
+    ("POST", "resume"),
+    ("POST", "replay"),
+    ("POST", "ping"),
+    ("POST", "secret"),
+]
+"""What is below a subscription, and is not meant by who shares `subscriptions`."""
+
+
+@pytest.mark.parametrize("kind", ["queues", "topics"])
+def test_subscriptions_that_were_shared(mine: Api, kind: str) -> None:
+    collection = f"/v2/{kind}/q/subscriptions"
+    sent = headers(mine, paths=(collection,), methods=signing.METHODS)
+    document = {"subscriber": "http://nobody.invalid/hook"}
+    made = mine.request("POST", collection, headers=sent, json=document)
+    one = f"{collection}/{expect(made, 201)['subscription_id']}"
+    (listed,) = expect(mine.get(collection, headers=sent), 200)["subscriptions"]
+    assert listed["subscriber"] == document["subscriber"]
+    expect(mine.request("PATCH", one, headers=sent, json={"ttl": 600}), 204)
+    assert expect(mine.get(one, headers=sent), 200)["ttl"] == 600
+    expect(mine.put(f"{one}/confirm", headers=sent, json={"confirmed": True}), 204)
+
+    # Neither is more than that, whoever made the signature for whichever path.
+    for paths in ((collection,), (one,), *((f"{one}/{name}",) for _, name in BELOW)):
+        wider = headers(mine, paths=paths, methods=signing.METHODS)
+        for method, name in BELOW:
+            refused(mine.request(method, f"{one}/{name}", headers=wider))
+    for spelling in ("/%73tatus", "%2Fstatus", "/status?x=1", "/status/"):
+        assert status(mine, f"{one}{spelling}", sent).status == 404
+    seen = expect(mine.get(f"{one}/status"), 200)
+    assert (seen["state"], seen["attempts"]) == ("active", [])
+    assert "_signing" not in expect(mine.get(one), 200)["options"]
+
+    expect(mine.delete(one, headers=sent), 204)
+    expect(mine.get(one, headers=sent), 404, "Not found")
+
+
 def test_topics(mine: Api) -> None:
     sent = headers(mine, paths=("/v2/topics/t/messages",), methods=("GET", "POST"))
     posted = mine.request(

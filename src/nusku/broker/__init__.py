@@ -66,12 +66,13 @@ class Broker:
             store.messages, self.queues, self.waiting, self.deliveries, settings, metrics
         )
         self.claims = Claims(store.messages, self.queues, self.waiting, settings, metrics)
+        self.confirmations = Confirmations(self.deliveries, settings, signing_key, now)
         self.subscriptions = Subscriptions(
             store.records,
             self.queues,
             self.deliveries,
             self.journal,
-            Confirmations(self.deliveries, settings, signing_key, now),
+            self.confirmations,
             trusts,
             addresses,
             settings,

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from nusku import signing
+from nusku.broker import subscribers
 from nusku.broker.deliveries import Deliveries, Progress, delivery_key, draft
 from nusku.config import Settings
 from nusku.model import QueueKey
@@ -43,7 +44,7 @@ class Confirmations:
         self._public_url = settings.public_url.rstrip("/")
         self._secret = secret
         self._now = now
-        self._asked: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
+        self._asked: OrderedDict[tuple[str, str, str], deque[float]] = OrderedDict()
 
     async def subscribed(
         self, key: QueueKey, subscription: str, subscriber: str, ttl_s: int
@@ -60,7 +61,7 @@ class Confirmations:
     ) -> None:
         if not self._required:
             return
-        if self._pesters(key.project, subscriber):
+        if self._often("asked", key.project, subscriber):
             log.warning("a subscriber was asked often enough", subscription=subscription)
             return
         if not self._secret:
@@ -75,11 +76,18 @@ class Confirmations:
             [(delivery_key(key.project, subscription), [draft(body, progress)])]
         )
 
-    def _pesters(self, project: str, subscriber: str) -> bool:
-        """Whether one more question would be too many. Anybody can be made a subscriber."""
+    def pesters(self, project: str, subscriber: str) -> bool:
+        """Whether to send one more question would be too much, be it a replayed one, or one that
+        was made for whoever had the subscription before.
+        """
+        return self._often("sent", project, subscriber)
+
+    def _often(self, what: str, project: str, subscriber: str) -> bool:
+        """Whether once more would be too often. Anybody can be made a subscriber."""
         now_s = self._now()
-        asked = self._asked.setdefault((project, subscriber), deque())
-        self._asked.move_to_end((project, subscriber))
+        one = (what, project, subscribers.addressee(subscriber))
+        asked = self._asked.setdefault(one, deque())
+        self._asked.move_to_end(one)
         if len(self._asked) > REMEMBERED:
             self._asked.popitem(last=False)
         while asked and asked[0] <= now_s - 3600:

@@ -24,6 +24,7 @@ FOREVER_S = 315_360_000  # the retry policy ends a delivery, not the clock: ten 
 NOTICES_S = 15  # a node that dies in a fan-out holds its notices for no longer
 HOLD_AGAIN_S = NOTICES_S / 3  # one that lives says so, lest a long fan-out begin anew for ever
 MOVED_AT_ONCE = 500
+ENDED = "The subscription ended while it was paused."
 ATTEMPTS = 10  # times that a deletion in the meantime is put up with
 # Internal queues are never deleted and made anew under one name, so one generation will do.
 _GENERATION, _VERSION = "0" * 16, 1
@@ -230,8 +231,11 @@ class Deliveries:
         source, target = failed_key(project, subscription), delivery_key(project, subscription)
         attributes: dict[int, bytes] = {}
         done = after = 0
+        # What is given up again meanwhile comes behind all that there is now.
+        counts = await self._use(source, self._store.count)
+        last = counts.newest.position if counts and counts.newest else 0
         try:
-            while found := await self._given_up(source, positions, after):
+            while found := await self._given_up(source, positions, after, last):
                 for m in found:
                     anew = msgspec.structs.replace(progress_of(m), attempts=0, reason="")
                     attributes[m.position] = encode_progress(anew)
@@ -248,18 +252,22 @@ class Deliveries:
         while found := await self._use(source, lambda ref: self._store.page(ref, 0, MOVED_AT_ONCE)):
             if not found.messages:
                 break
-            await self._move(source, target, [m.position for m in found.messages], keep_s, {})
+            attributes = {}
+            for m in found.messages:
+                progress = msgspec.structs.replace(progress_of(m), reason=ENDED)
+                attributes[m.position] = encode_progress(progress)
+            await self._move(source, target, list(attributes), keep_s, attributes)
 
     async def _given_up(
-        self, key: QueueKey, positions: Sequence[int] | None, after: int
+        self, key: QueueKey, positions: Sequence[int] | None, after: int, last: int
     ) -> Sequence[Message]:
-        """The next that are to be replayed."""
+        """The next that are to be replayed, up to the last."""
         if positions is None:
             found = await self._use(key, lambda ref: self._store.page(ref, after, MOVED_AT_ONCE))
         else:
             next_ = sorted({p for p in positions if p > after})[:MOVED_AT_ONCE]
             found = await self._use(key, lambda ref: self._store.get(ref, next_))
-        return found.messages if found else ()
+        return [m for m in found.messages if m.position <= last] if found else ()
 
     async def counts(self, project: str, subscription: str) -> tuple[int, int, int | None]:
         """How many are pending and failed, and the age of the oldest pending one in seconds."""

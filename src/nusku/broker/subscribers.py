@@ -125,6 +125,14 @@ def mail(subscriber: str, options: Mapping[str, Any]) -> Mail:
     return Mail(_mail_address(unquote(to)), subject, options.get("from") or "")
 
 
+@lru_cache(maxsize=4096)
+def addressee(subscriber: str) -> str:
+    """Whom a subscriber means: a URL or a mail address, without what comes behind it."""
+    if _split_scheme(subscriber)[0] == "mailto":
+        return mail(subscriber, {}).address.lower()
+    return target(subscriber).url.partition("?")[0]
+
+
 # -- the document ---------------------------------------------------------------------------------
 
 

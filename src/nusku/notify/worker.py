@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -40,6 +39,7 @@ SWEPT_AT_ONCE = 100
 WOKEN_AT_ONCE, WAKING_PAUSE_S = 100, 0.02
 JOURNAL_PATIENCE_S = 2.0  # when the server stops
 
+PESTERED = Outcome("refused", detail="The subscriber was asked often enough; replay it later.")
 UNCONFIRMED = Outcome("refused", detail="The subscriber has not confirmed the subscription.")
 
 
@@ -433,6 +433,14 @@ class _Pump:
             progress = msgspec.structs.replace(delivery.progress, reason=UNCONFIRMED.detail)
             await self._give_up(to, claim, delivery, progress, UNCONFIRMED)
             return None
+        if (
+            delivery.parcel.kind == "confirmation"
+            and not delivery.progress.attempts
+            and self._notifier.broker.confirmations.pesters(to.key.project, to.subscriber)
+        ):
+            progress = msgspec.structs.replace(delivery.progress, reason=PESTERED.detail)
+            await self._give_up(to, claim, delivery, progress, PESTERED)
+            return None
         attempt, outcome = await self._notifier.attempt(to, delivery.parcel)
         if outcome.result == "delivered":
             self._notifier.metrics.deliveries["delivered"] += 1
@@ -509,14 +517,9 @@ class _Pump:
 
 def endpoint(to: Recipient) -> str:
     """What attempts are bounded for: a URL without its query, or the mail server."""
-    return _endpoint(to.subscriber)
-
-
-@lru_cache(maxsize=4096)
-def _endpoint(subscriber: str) -> str:
-    if subscriber.lower().startswith("mailto:"):
+    if to.subscriber.lower().startswith("mailto:"):
         return "mailto"
-    return subscribers.target(subscriber).url.partition("?")[0]
+    return subscribers.addressee(to.subscriber)
 
 
 def _policy(to: Recipient, delivery: Delivery) -> retry.Policy | None:
