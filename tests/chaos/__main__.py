@@ -14,6 +14,7 @@ from tests.chaos.harness.checker import check
 from tests.chaos.harness.generator import PROFILES
 from tests.chaos.harness.history import load
 from tests.chaos.harness.nemesis import NEMESES
+from tests.chaos.harness.pending import LEAST_A_MINUTE, Wave, play_pending
 from tests.chaos.harness.play import play
 from tests.chaos.harness.report import Verdict, judge, keep
 from tests.chaos.harness.sim import BUGS, judge_planted, judge_right
@@ -71,6 +72,17 @@ def _crash(arguments: argparse.Namespace) -> bool:
     return passed
 
 
+def _pending(arguments: argparse.Namespace) -> bool:
+    """Deliveries pending while the server dies, again and again with other seeds."""
+    passed = True
+    for seed in range(arguments.seed, arguments.seed + arguments.runs):
+        settings = {"NUSKU_SQLITE_SYNCHRONOUS": arguments.synchronous}
+        plan = Plan(nemesis=arguments.nemesis, seed=seed, settings=settings)
+        wave = Wave(arguments.deliveries, arguments.strikes)
+        passed &= _play(plan, arguments.keep, wave).passed
+    return passed
+
+
 def _recheck(arguments: argparse.Namespace) -> bool:
     run, ops = load(arguments.folder)
     begin = time.monotonic()
@@ -78,7 +90,8 @@ def _recheck(arguments: argparse.Namespace) -> bool:
     took = time.monotonic() - begin
     faults = sum(1 for op in ops if op.f == "fault")
     most_unknown = NEMESES[run.nemesis].most_unknown if run.nemesis in NEMESES else 1.0
-    verdict = judge(run, ops, violations, faults, most_unknown=most_unknown)
+    least = LEAST_A_MINUTE if run.profile == "pending" else 1000
+    verdict = judge(run, ops, violations, faults, most_unknown=most_unknown, least_a_minute=least)
     keep(arguments.folder, verdict)
     print(verdict.render())
     print(f"{len(ops)} operations judged in {took:.1f} s")
@@ -103,14 +116,14 @@ def _selftest(arguments: argparse.Namespace) -> bool:
     return not alarms and not missed
 
 
-def _play(plan: Plan, kept: Path | None) -> Verdict:
+def _play(plan: Plan, kept: Path | None, wave: Wave | None = None) -> Verdict:
     reason = NEMESES[plan.nemesis].why_not()
     if reason:
         sys.exit(f"nemesis {plan.nemesis}: {reason}")
     name = f"{plan.nemesis}-{plan.seed}-{time.strftime('%H%M%S')}"
     folder = (kept or Path(tempfile.mkdtemp(prefix="nusku-chaos-"))) / name
     print(f"{dataclasses.asdict(plan)}\nin {folder}", flush=True)
-    verdict = play(plan, folder)
+    verdict = play(plan, folder) if wave is None else play_pending(plan, wave, folder)
     print(verdict.render(), flush=True)
     return verdict
 
@@ -124,7 +137,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", choices=sorted(PROFILES), default="mixed")
     run.add_argument("--seconds", type=float, default=60.0)
     run.add_argument("--strikes", type=int, default=NEVER, help="stop after so many faults")
-    run.add_argument("--synchronous", choices=("full", "normal"), default="full")
     run.add_argument("--store", type=_sqlite, help="sqlite:; the only store there is")
     run.set_defaults(run=_run)
 
@@ -134,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
     crash.add_argument("--seconds", type=float, default=4 * 3600.0, help="stop after so long")
     crash.set_defaults(run=_crash)
 
+    pending = commands.add_parser("pending", help="deliveries pending while the server dies")
+    pending.add_argument("--nemesis", choices=("kill", "power"), default="kill")
+    pending.add_argument("--deliveries", type=int, default=10_000, help="pending at once")
+    pending.add_argument("--strikes", type=int, default=3, help="in each of the five parts")
+    pending.add_argument("--runs", type=int, default=5, help="each with a seed of its own")
+    pending.set_defaults(run=_pending)
+
     recheck = commands.add_parser("recheck", help="judge a kept history by today's rules")
     recheck.add_argument("folder", type=Path)
     recheck.set_defaults(run=_recheck)
@@ -142,9 +161,11 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--histories", type=int, default=300)
     selftest.set_defaults(run=_selftest)
 
-    for command in (run, crash):
+    for command in (run, pending):
+        command.add_argument("--synchronous", choices=("full", "normal"), default="full")
+    for command in (run, crash, pending):
         command.add_argument("--keep", type=Path, help="where to leave histories and logs")
-    for command in (run, crash, selftest):
+    for command in (run, crash, pending, selftest):
         command.add_argument("--seed", type=int, default=random.randrange(10**6))
     return parser
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from tests.chaos.harness.history import FAIL, INFO, OK, Op, Run
+from tests.chaos.harness import telling
+from tests.chaos.harness.history import EVENTS, FAIL, INFO, OK, Op, Run
 
 INF = math.inf
 
@@ -33,6 +34,7 @@ RULES = {
     "R7": "what a claim gave back can be claimed again",
     "R8": "messages of one producer are seen in its order",
     "R9": "a walk by markers sees all, once",
+    "R10": "subscribers are told of every acknowledged post, and of nothing else",
     "R11": "expired messages are not seen",
     "R12": "statistics at rest are exact",
     "R13": "dead letters: so many claims, then once in the other queue",
@@ -221,6 +223,8 @@ class _Checker:
             elif op.f == "claim":
                 self._claim(op)
         for op in self.ops:
+            if op.f in {"waiting", "failed"}:
+                continue  # of subscriptions, see R10
             if op.got:
                 yield from self._sightings(op)
             elif op.f == "list" and op.walk and op.out == OK:
@@ -244,6 +248,8 @@ class _Checker:
             yield from self._end(q, queue)
         for op in self.ops:
             yield from self._refused(op)
+        for what, proof in telling.judge(self.ops):
+            yield Violation("R10", what, proof)
         yield from self._answered()
 
     # ------------------------------------------------------------------ reading the history
@@ -584,7 +590,7 @@ class _Checker:
         calm = [
             op
             for op in self.ops
-            if op.f not in {"fault", "dead"}
+            if op.f not in EVENTS
             and ((at := bisect_right(starts, op.t0)) == 0 or ends[at - 1] < op.t0)
         ]
         lost = [op for op in calm if op.out == INFO]

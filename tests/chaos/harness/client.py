@@ -125,7 +125,15 @@ class Client:
 
     async def perform(self, op: Op) -> Op:
         """Fill in times, outcome and what was seen; returns the same object."""
-        method, path, body = _request_of(op, self._run)
+        return await self._perform(op, *_request_of(op, self._run))
+
+    async def subscribe(self, op: Op, subscriber: str, options: Mapping[str, Any]) -> Op:
+        """Carry out a `subscribe`."""
+        body = {"subscriber": subscriber, "ttl": op.ttl, "options": options}
+        path = f"/v2/queues/{op.q.partition('/')[2]}/subscriptions"
+        return await self._perform(op, "POST", path, body)
+
+    async def _perform(self, op: Op, method: str, path: str, body: Mapping[str, Any] | None) -> Op:
         headers = {"Client-ID": self._id, "X-Project-ID": op.q.partition("/")[0]}
         encoded = None if body is None else json.dumps(body).encode()
         op.who = self.who
@@ -196,6 +204,13 @@ def _request_of(op: Op, run: int) -> tuple[str, str, dict[str, Any] | None]:
             return "GET", f"{base}/messages/{op.id}", None
         case "stats":
             return "GET", f"{base}/stats", None
+        case "waiting":
+            return "GET", f"{base}/subscriptions/{op.id}/status", None
+        case "failed":
+            query = f"?limit={op.limit}" + (f"&marker={op.marker}" if op.marker else "")
+            return "GET", f"{base}/subscriptions/{op.id}/failed{query}", None
+        case "replay" | "pause" | "resume":
+            return "POST", f"{base}/subscriptions/{op.id}/{op.f}", None
     raise ValueError(op.f)
 
 
@@ -218,6 +233,14 @@ def _read_answer(op: Op, reply: Reply, run: int) -> None:
         case "stats":
             counts = reply.json()["messages"]
             op.counts = (counts["total"], counts["claimed"], counts["free"])
+        case "subscribe":
+            op.id = reply.json()["subscription_id"]
+        case "waiting":
+            status = reply.json()
+            op.counts = (status["pending"], status["failed"], status["delivered"])
+        case "failed":
+            shown = [one | {"body": one["body"]["body"]} for one in reply.json()["failed"]]
+            op.got = _sightings(shown, run)
 
 
 def _sightings(messages: list[dict[str, Any]], run: int) -> list[Sighting]:

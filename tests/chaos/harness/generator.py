@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.chaos.harness.history import FAIL, INFO, OK, Op
 
@@ -30,6 +31,9 @@ class Profile:
     listers: int = 1
     poppers: int = 0  # each project gets a queue that is only popped
     retriers: int = 0  # each project gets a queue with dead letters
+    subscribers: int = 0  # webhooks of each queue that is worked on
+    keepers: int = 0  # look after subscriptions
+    refused_share: float = 0.0  # of posts that ask for what there is not
     batch: int = 6  # messages a post, at most
     short_share: float = 0.25  # of posts whose messages soon expire
     short_ttl: tuple[int, int] = (4, 12)  # s
@@ -46,9 +50,29 @@ PROFILES: dict[str, Profile] = {
     "fanout": Profile(queues=("feed",), producers=1, workers=0, readers=8, backlog=3000),
     "crowd": Profile(producers=120, workers=120, listers=20, think=0.05, backlog=500),
     "ttl": Profile(workers=2, short_share=0.9, short_ttl=(2, 4), batch=20, backlog=5000),
+    "webhooks": Profile(
+        projects=2,
+        queues=("feed", "jobs"),
+        workers=2,
+        readers=1,
+        subscribers=3,
+        keepers=1,
+        refused_share=0.02,
+        think=0.02,
+    ),
 }
 
 DEAD_AFTER = 2  # claims
+BAD_TTL = 10**9  # s, which no server grants
+RETRY_POLICY: dict[str, Any] = {
+    "retries_with_no_delay": 1,
+    "minimum_delay": 1,
+    "minimum_delay_retries": 60,
+    "maximum_delay": 11,
+    "maximum_delay_retries": 30,
+}
+"""Of all subscriptions: soon again, and for longer than a run."""
+LOOKS = 200  # at what is pending in the end, half a second apart
 RETRY_QUEUE, DEAD_QUEUE, POP_QUEUE = "retry", "retry.dead", "pop"
 
 
@@ -59,6 +83,7 @@ class Board:
     backlog: dict[str, int] = field(default_factory=dict)
     recent: list[tuple[str, str]] = field(default_factory=list)  # (queue, message id)
     finishing: bool = False  # readers: walk to the end and stop
+    subscriptions: dict[str, str] = field(default_factory=dict)  # ids, by endpoint
 
     def posted(self, op: Op, rng: random.Random) -> None:
         self.backlog[op.q] = self.backlog.get(op.q, 0) + op.size
@@ -82,6 +107,10 @@ class Cast:
         self.pop = [f"{project}/{POP_QUEUE}" for project in projects if profile.poppers]
         self.retry = [f"{project}/{RETRY_QUEUE}" for project in projects if profile.retriers]
         self.dead = [f"{project}/{DEAD_QUEUE}" for project in projects if profile.retriers]
+        self.endpoints = {
+            f"{q.replace('/', '.')}.{i}": q for q in self.work for i in range(profile.subscribers)
+        }
+        self.letters: set[str] = set()  # endpoints that are told by mail
         self.dead_letters = {
             source: (dead, DEAD_AFTER) for source, dead in zip(self.retry, self.dead, strict=True)
         }
@@ -100,6 +129,7 @@ class Cast:
             ("lister", self.profile.listers, _lister, everywhere),
             ("popper", self.profile.poppers, _popper, self.pop),
             ("retrier", self.profile.retriers, _retrier, self.retry),
+            ("keeper", self.profile.keepers, _keeper, self.work),
         ):
             for i in range(count):
                 who = f"{role}-{i}"
@@ -124,6 +154,16 @@ class Cast:
             {f"closer {q}": _closer(q, retry=False) for q in self.dead},
         ]
 
+    def last_looks(self, *, replay_all: bool = False) -> dict[str, Script]:
+        """One script an endpoint: wait until nothing is pending, and see what was given up.
+
+        Of all, or of every second one, what was given up is replayed first.
+        """
+        return {
+            f"closer {to}": _last_look(self, to, replay=replay_all or number % 2 == 0)
+            for number, to in enumerate(self.endpoints)
+        }
+
 
 def _pause(cast: Cast, rng: random.Random) -> float:
     return rng.expovariate(1 / cast.profile.think)
@@ -142,6 +182,8 @@ def _producer(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Sc
         short = rng.random() < profile.short_share
         # Dead-letter queues are left alone by expiry: that makes their rule decidable.
         ttl = rng.randint(*profile.short_ttl) if short and q not in cast.retry else LONG_TTL
+        if rng.random() < profile.refused_share:
+            ttl = BAD_TTL
         delay = rng.randint(2, 3) if rng.random() < profile.delay_share and ttl > 4 else 0
         p = f"{who}.{epochs[q]}.{q}"
         done = yield Op("post", q=q, p=p, n=numbers[q], size=size, ttl=ttl, delay=delay)
@@ -239,6 +281,58 @@ def _lister(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Scri
             q, name = rng.choice(recent)
             if q not in cast.retry:
                 yield Op("delete", q=q, id=name)
+
+
+def _keeper(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:
+    """Looks at subscriptions, pauses and resumes them, and replays what was given up."""
+    while True:
+        yield rng.uniform(0.05, 0.5)
+        to = rng.choice(sorted(cast.board.subscriptions))
+        choice = rng.random()
+        if choice < 0.4:
+            yield _of_subscription(cast, "waiting", to)
+        elif choice < 0.6:
+            yield _of_subscription(cast, "failed", to, limit=20)
+        elif choice < 0.8:
+            yield _of_subscription(cast, "replay", to)
+        else:
+            yield _of_subscription(cast, "pause", to)
+            yield rng.uniform(0, 1)
+            yield _of_subscription(cast, "resume", to)
+
+
+def _last_look(cast: Cast, to: str, *, replay: bool) -> Script:
+    while (resumed := (yield _of_subscription(cast, "resume", to))).out != OK:
+        if resumed.status == 404:
+            break  # the looks that follow say so
+        yield 0.2
+    for _ in range(LOOKS):
+        seen = yield _of_subscription(cast, "waiting", to, final=True)
+        pending, failed, _ = seen.counts
+        if seen.status == 404:
+            return  # it was lost
+        if seen.out == OK and not pending:
+            if not (replay and failed):
+                break
+            yield _of_subscription(cast, "replay", to)
+        yield 0.5
+    marker = ""
+    while True:
+        page = yield _of_subscription(cast, "failed", to, limit=20, marker=marker, final=True)
+        if page.got:
+            marker = page.got[-1][0]
+        elif page.out == OK:
+            break
+        else:
+            yield 0.2
+
+
+def _of_subscription(
+    cast: Cast, f: str, to: str, limit: int = 0, marker: str = "", *, final: bool = False
+) -> Op:
+    """An operation on the subscription of an endpoint."""
+    q, id_ = cast.endpoints[to], cast.board.subscriptions[to]
+    return Op(f, q=q, to=to, id=id_, limit=limit, marker=marker, final=final)
 
 
 def _reader(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:

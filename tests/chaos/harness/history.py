@@ -14,19 +14,26 @@ from typing import Any, Self
 
 import msgspec
 
+HEARD = "heard.jsonl"  # what receivers of notifications wrote down
+
 OK = "ok"  # a complete 2xx answer
 FAIL = "fail"  # 4xx, or refused before the first byte was sent: must have had no effect
 INFO = "info"  # anything else: none, now, or at any later time
+
+EVENTS = frozenset({"dead", "fault", "hear"})
+"""What no client asked for."""
 
 Sighting = tuple[str, str, int]
 """What an answer showed: message id, producer and number. No producer: the body was not ours."""
 
 
 class Op(msgspec.Struct, omit_defaults=True):
-    """One operation, or one event of the run (`dead`, `fault`). Unused fields stay out of the file.
+    """One operation, or one event of the run (`EVENTS`). Unused fields stay out of the file.
 
-    `f` is post, claim, renew, release, delete, bulk, pop, list, get or stats.
-    A `dead` event says: nothing that was sent before `t1` can take effect after it.
+    `f` is post, claim, renew, release, delete, bulk, pop, list, get or stats; of subscriptions
+    subscribe, waiting, failed, replay, pause, resume. A `dead` event says: nothing that was sent before
+    `t1` can take effect after it. `hear` is what a receiver of notifications wrote down: when one
+    came, and when and with which status it was answered (0: not at all).
     """
 
     f: str
@@ -44,7 +51,8 @@ class Op(msgspec.Struct, omit_defaults=True):
     grace: int = 0  # s
     delay: int = 0  # s
     limit: int = 0
-    id: str = ""  # get, delete
+    id: str = ""  # get, delete; subscribe: given; of subscriptions: used; hear: of the delivery
+    to: str = ""  # of subscriptions, hear: the endpoint; each subscription has one of its own
     ids: list[str] = []  # bulk: asked for; post: given
     cid: str = ""  # claim: given; renew, release, delete: used
     walk: str = ""  # list: a walk from the beginning of the queue, marker by marker
@@ -52,7 +60,8 @@ class Op(msgspec.Struct, omit_defaults=True):
     every: bool = False  # list: claimed, delayed and own messages included
     final: bool = False  # after the load ended and all claims have lapsed
     got: list[Sighting] = []
-    counts: tuple[int, int, int] = (0, 0, 0)  # stats: total, claimed, free
+    counts: tuple[int, int, int] = (0, 0, 0)
+    """stats: total, claimed, free; waiting: pending, failed, delivered."""
     note: str = ""
 
 
@@ -96,11 +105,18 @@ class History:
 
 
 def load(folder: Path) -> tuple[Run, list[Op]]:
-    """Read a kept history."""
+    """Read a kept history, and what was heard meanwhile."""
     run = msgspec.json.decode((folder / "run.json").read_bytes(), type=Run)
+    return run, read_ops(folder / "history.jsonl") + read_ops(folder / HEARD)
+
+
+def read_ops(file: Path) -> list[Op]:
+    """The operations in a file; none if there is no such file."""
+    if not file.exists():
+        return []
     decode = msgspec.json.Decoder(Op).decode
-    with (folder / "history.jsonl").open("rb") as lines:
-        return run, [decode(line) for line in lines]
+    with file.open("rb") as lines:
+        return [decode(line) for line in lines]
 
 
 def make_body(run: int, q: str, p: str, n: int) -> dict[str, Any]:

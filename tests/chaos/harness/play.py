@@ -8,12 +8,27 @@ from pathlib import Path
 
 from tests.chaos.harness.checker import check
 from tests.chaos.harness.client import Client
-from tests.chaos.harness.generator import IDLE, PROFILES, Cast, Script
-from tests.chaos.harness.history import OK, History, Op, Run
+from tests.chaos.harness.generator import (
+    IDLE,
+    LONG_TTL,
+    PROFILES,
+    RETRY_POLICY,
+    Cast,
+    Script,
+)
+from tests.chaos.harness.history import HEARD, OK, History, Op, Run, read_ops
 from tests.chaos.harness.nemesis import NEMESES, Nemesis
+from tests.chaos.harness.receiver import AWKWARD, FINE, QUITTING, Receiver, secret
 from tests.chaos.harness.report import Verdict, judge, keep
 from tests.chaos.harness.servers import Server
 from tests.chaos.harness.stage import NEVER, Plan, Stage
+
+TELLING = {
+    "NUSKU_SUBSCRIBER_ALLOW": "127.0.0.0/8",
+    "NUSKU_DELIVERY_CONNECT_TIMEOUT": "1",
+    "NUSKU_DELIVERY_TIMEOUT": "2",
+}
+"""Settings where there are receivers on loopback, some of which hang."""
 
 
 def play(plan: Plan, folder: Path) -> Verdict:
@@ -21,7 +36,7 @@ def play(plan: Plan, folder: Path) -> Verdict:
     folder.mkdir(parents=True, exist_ok=True)
     nemesis = NEMESES[plan.nemesis]()
     cast = Cast(PROFILES[plan.profile], plan.seed)
-    settings = dict(nemesis.settings) | plan.settings
+    settings = dict(nemesis.settings) | (TELLING if cast.endpoints else {}) | plan.settings
     run = Run(
         seed=plan.seed,
         profile=plan.profile,
@@ -34,14 +49,13 @@ def play(plan: Plan, folder: Path) -> Verdict:
         with Server(data / "nusku.db", folder, settings) as server:
             server.start()
             stage = Stage(plan, server, history)
-            asyncio.run(_play(stage, nemesis, cast))
+            asyncio.run(_play_heard(stage, nemesis, cast))
             if server.stop() != 0:
                 stage.complaints.append("the last stop was not clean")
         stage.complaints += nemesis.inspect(data)
-    violations = check(run, history.ops)
-    verdict = judge(
-        run, history.ops, violations, stage.strikes, stage.complaints, nemesis.most_unknown
-    )
+    ops = history.ops + read_ops(folder / HEARD)
+    violations = check(run, ops)
+    verdict = judge(run, ops, violations, stage.strikes, stage.complaints, nemesis.most_unknown)
     verdict.phases = stage.phases
     if plan.strikes < NEVER and stage.strikes < plan.strikes:
         verdict.invalid.append(f"only {stage.strikes} of {plan.strikes} faults happened")
@@ -49,9 +63,22 @@ def play(plan: Plan, folder: Path) -> Verdict:
     return verdict
 
 
-async def _play(stage: Stage, nemesis: Nemesis, cast: Cast) -> None:
+async def _play_heard(stage: Stage, nemesis: Nemesis, cast: Cast) -> None:
+    """With a receiver, where the profile has subscribers."""
+    if not cast.endpoints:
+        await _play(stage, nemesis, cast, None)
+        return
+    async with Receiver(stage.history.folder, stage.plan.seed) as receiver:
+        await _play(stage, nemesis, cast, receiver)
+
+
+async def _play(stage: Stage, nemesis: Nemesis, cast: Cast, receiver: Receiver | None) -> None:
     await nemesis.begin(stage)
     await prepare(stage, cast)
+    if receiver is not None:
+        await subscribe(stage, cast, receiver)
+        quitters = {to: QUITTING for to in cast.endpoints if to.endswith(".1")}
+        await receiver.moods(AWKWARD, **quitters)
     stop = asyncio.Event()
     agents = [drive(stage, who, script, stop) for who, script in cast.load().items()]
     walks = [drive(stage, who, script, None) for who, script in cast.readers().items()]
@@ -75,6 +102,11 @@ async def _play(stage: Stage, nemesis: Nemesis, cast: Cast) -> None:
         stage.phase("walks")
         await drain(stage, cast)
         stage.phase("drain")
+        if receiver is not None:
+            await receiver.moods(FINE)
+            looks = (drive(stage, who, script, None) for who, script in cast.last_looks().items())
+            await asyncio.gather(*looks)
+            stage.phase("notifications")
     finally:
         for task in (*load, *readers):
             task.cancel()
@@ -87,6 +119,23 @@ async def prepare(stage: Stage, cast: Cast) -> None:
         client = Client(stage, "admin", stage.plan.seed)
         await client.configure(source, dead.partition("/")[2], most)
         client.close()
+
+
+async def subscribe(stage: Stage, cast: Cast, receiver: Receiver) -> None:
+    """Subscribe all endpoints."""
+    client = Client(stage, "admin", stage.plan.seed)
+    for to, q in cast.endpoints.items():
+        op = Op("subscribe", q=q, to=to, ttl=LONG_TTL)
+        options = {"_signing": secret(stage.plan.seed, to), "_retry_policy": RETRY_POLICY}
+        subscriber = receiver.url(to)
+        if to in cast.letters:
+            options, subscriber = {}, f"mailto:{to}@example.com"
+        await client.subscribe(op, subscriber, options)
+        if op.out != OK:
+            raise ValueError(f"{to} could not subscribe: {op}")
+        stage.history.add(op)
+        cast.board.subscriptions[to] = op.id
+    client.close()
 
 
 async def drain(stage: Stage, cast: Cast) -> None:
@@ -104,12 +153,18 @@ async def _strikes(stage: Stage, nemesis: Nemesis) -> None:
             await asyncio.sleep(max(0.0, end - time.monotonic()))
             return
         await asyncio.sleep(pause)
-        begin = time.monotonic()
-        note = await nemesis.strike(stage)
-        if note:
-            stage.strikes += 1
-            fault = Op("fault", nemesis.name, t0=begin, t1=time.monotonic(), out=OK, note=note)
-            stage.history.add(fault)
+        await strike(stage, nemesis)
+
+
+async def strike(stage: Stage, nemesis: Nemesis, when: str = "") -> None:
+    """Let it strike once, and write that down; `when` says what was going on."""
+    begin = time.monotonic()
+    note = await nemesis.strike(stage)
+    if note:
+        stage.strikes += 1
+        fault = Op("fault", nemesis.name, t0=begin, t1=time.monotonic(), out=OK)
+        fault.note = f"{when}: {note}" if when else note
+        stage.history.add(fault)
 
 
 async def drive(stage: Stage, who: str, script: Script, stop: asyncio.Event | None) -> None:

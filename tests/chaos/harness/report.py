@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from tests.chaos.harness import telling
 from tests.chaos.harness.checker import RULES, Violation
-from tests.chaos.harness.history import INFO, OK, Op, Run
+from tests.chaos.harness.history import EVENTS, INFO, OK, Op, Run
 
 SHOWN = 3  # violations of a rule that are printed in full
 
@@ -28,6 +29,7 @@ class Verdict(msgspec.Struct):
     invalid: list[str]  # reasons why the run proves nothing
     shown: list[str]
     phases: dict[str, float] = {}  # s that each part of the run took
+    notifications: dict[str, int] = {}  # attempts, told, told again
 
     @property
     def passed(self) -> bool:
@@ -36,7 +38,7 @@ class Verdict(msgspec.Struct):
     @property
     def lost(self) -> bool:
         """Whether acknowledged changes were lost: what a control run must show."""
-        return bool(self.violations.keys() & {"R1", "R4", "R5", "R6", "R9"})
+        return bool(self.violations.keys() & {"R1", "R4", "R5", "R6", "R9", "R10"})
 
     def render(self) -> str:
         counts = ", ".join(f"{count} {out}" for out, count in sorted(self.outcomes.items()))
@@ -48,6 +50,9 @@ class Verdict(msgspec.Struct):
         lines = [head]
         if self.phases:
             lines.append(", ".join(f"{name} {took} s" for name, took in self.phases.items()))
+        if self.notifications:
+            told = ", ".join(f"{number} {what}" for what, number in self.notifications.items())
+            lines.append(f"notifications: {told}")
         lines += [f"{rule}: {count} × {RULES[rule]}" for rule, count in self.violations.items()]
         lines += [f"complaint: {text}" for text in self.complaints]
         lines += [f"proves nothing: {text}" for text in self.invalid]
@@ -61,17 +66,19 @@ def judge(
     strikes: int = 0,
     complaints: list[str] | None = None,
     most_unknown: float = 0.2,
+    least_a_minute: int = 1000,
 ) -> Verdict:
     """Sum up. A run that hardly did anything, or hardly learned anything, is invalid."""
-    done = [op for op in ops if op.f not in {"dead", "fault"}]
+    done = [op for op in ops if op.f not in EVENTS]
     outcomes = Counter(op.out for op in done)
     since = min((op.t0 for op in done), default=0.0)
     seconds = max((op.t1 for op in done), default=0.0) - since
     invalid = []
-    if outcomes[OK] < 1000 * seconds / 60:
+    if outcomes[OK] < least_a_minute * seconds / 60:
         invalid.append(f"only {outcomes[OK]} operations succeeded")
     if outcomes[INFO] > most_unknown * len(done):
         invalid.append(f"{outcomes[INFO]} of {len(done)} outcomes are unknown")
+    notifications = telling.count(ops)
     counts = Counter(violation.rule for violation in violations)
     shown: list[str] = []
     for rule in sorted(counts):
@@ -89,6 +96,7 @@ def judge(
         complaints=complaints or [],
         invalid=invalid,
         shown=shown,
+        notifications=notifications,
     )
 
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from tests.chaos.harness import sim_telling
 from tests.chaos.harness.checker import check
-from tests.chaos.harness.generator import IDLE, PROFILES, Cast, Profile, Script
+from tests.chaos.harness.generator import BAD_TTL, IDLE, PROFILES, Cast, Profile, Script
 from tests.chaos.harness.history import FAIL, INFO, OK, Op, Run
+from tests.chaos.harness.sim_telling import Teller
 
-BUGS = {
+BUGS = sim_telling.BUGS | {
     "lost after ack": {"R1", "R9"},
     "early expiry": {"R1", "R9"},
     "late expiry": {"R11"},
@@ -40,6 +42,9 @@ BUGS = {
     "stuck claim": {"R7"},
 }
 """Each bug, and the rules of which at least one must speak up."""
+
+At = Callable[[float, Callable[[float], None]], None]
+"""Plays something at a time."""
 
 DEADLINE = 5.0  # s that a client waits
 
@@ -67,7 +72,7 @@ class _Queue:
 class Service:
     """What a right service does, atomically, at a moment; with a bug, now and then not."""
 
-    def __init__(self, cast: Cast, rng: random.Random, bug: str = "") -> None:
+    def __init__(self, cast: Cast, rng: random.Random, at: At, bug: str = "") -> None:
         self._rng = rng
         self._bug = bug
         self._queues = {q: _Queue() for q in cast.queues}
@@ -75,6 +80,7 @@ class Service:
         self._ids = itertools.count(1)
         self._trash: list[tuple[str, _Stored]] = []
         self.slipped = False  # the bug has struck
+        self.teller = Teller(cast.endpoints, rng, self._slip, at)
 
     def _slip(self, bug: str, share: float = 0.02) -> bool:
         struck = self._bug == bug and self._rng.random() < share
@@ -83,6 +89,9 @@ class Service:
 
     def apply(self, op: Op, now: float) -> None:
         """Carry out the operation and fill in its answer."""
+        if op.to:
+            self.teller.apply(op, now)
+            return
         q = op.q
         if op.f in {"list", "get"} and self._slip("foreign project", 0.01):
             q = self._rng.choice(sorted(self._queues))
@@ -93,6 +102,11 @@ class Service:
         getattr(self, f"_{op.f}")(queue, op, now)
 
     def _post(self, queue: _Queue, op: Op, now: float) -> None:
+        if op.ttl == BAD_TTL:
+            op.out, op.status = FAIL, 400
+            self.teller.refused(op, now)
+            return
+        self.teller.posted(op, now)
         numbers = list(range(op.n, op.n + op.size))
         if op.size > 1 and self._slip("order swap", 0.1):
             numbers.reverse()
@@ -290,7 +304,10 @@ class Simulation:
         self._rng = random.Random(f"simulation {seed}")
         self._cast = Cast(profile, seed)
         self._weather = weather
-        self.service = Service(self._cast, self._rng, bug)
+        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+        self._count = itertools.count()
+        self.service = Service(self._cast, self._rng, self._at, bug)
+        self._cast.board.subscriptions = self.service.teller.ids(self._cast.endpoints)
         self.run = Run(
             seed=seed,
             profile="simulated",
@@ -300,8 +317,6 @@ class Simulation:
             dead_letters=self._cast.dead_letters,
         )
         self.ops: list[Op] = []
-        self._events: list[tuple[float, int, Callable[[float], None]]] = []
-        self._count = itertools.count()
         self._crashed = -1.0
         self._up_from = 0.0
         self._stop = 0.0
@@ -323,7 +338,11 @@ class Simulation:
             for who, script in closers.items():
                 self._at(now, self._starter(who, script, stays=True))
             now = self._play_out(now)
-        return self.ops
+        self.service.teller.fine = True
+        for who, script in self._cast.last_looks().items():
+            self._at(now, self._starter(who, script, stays=True))
+        self._play_out(now)
+        return self.ops + self.service.teller.ops
 
     def _finish(self, now: float) -> None:
         self._cast.board.finishing = True
@@ -401,6 +420,7 @@ class Simulation:
         self.service.crash(now)
         self._crashed = now
         self._up_from = now + 0.3
+        self.service.teller.crash(now, self._up_from)
         self.ops.append(Op("dead", t0=now, t1=now, out=OK))
         self.ops.append(Op("fault", t0=now, t1=self._up_from, out=OK, note="crash"))
         if now < self._stop:
@@ -444,7 +464,10 @@ def judge_planted(bug: str, seed: int) -> bool | None:
         weather = CALM  # what a lost claim may have prolonged is no proof
     if bug == "lost at a crash":
         weather = Weather(crash_every=7.0)
-    simulation = Simulation(_slower(PROFILES["mixed"]), seed, weather, bug)
+    if bug in {"pending lost at a crash", "subscription lost at a crash"}:
+        weather = Weather(crash_every=7.0)
+    profile = PROFILES["webhooks" if bug in sim_telling.BUGS else "mixed"]
+    simulation = Simulation(_slower(profile), seed, weather, bug)
     found = {violation.rule for violation in check(simulation.run, simulation.play(SECONDS))}
     return bool(found & BUGS[bug]) if simulation.service.slipped else None
 
