@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from benchmarks import footprint, in_flight, traffic, wakeup
+from benchmarks import footprint, in_flight, subscribers, traffic, wakeup
 from benchmarks.report import HEADING, Result, as_json, goal_lines, lines_of
 from benchmarks.rig import FULL, QUICK, Rig, Sizes
 from benchmarks.server import ServerFailedError, make_directory, remove_directory
@@ -32,6 +32,12 @@ GROUPS: tuple[dict[str, Scenario], ...] = (
         "list": traffic.list_pages,
         "mix": traffic.mix,
         "wake-up": wakeup.wake_up,
+    },
+    {
+        "notify": subscribers.notify,
+        "subscribed": subscribers.subscribed,
+        "latency": subscribers.latency,
+        "healthy": subscribers.healthy,
     },
     {"memory": footprint.memory, "start": footprint.start, "claims": in_flight.claims},
 )

@@ -84,11 +84,18 @@ class Stats(msgspec.Struct):
     messages: Counts
 
 
+class Waiting(msgspec.Struct):
+    """The answer to the status of a subscription, as far as it is used."""
+
+    pending: int
+
+
 decode_claimed = msgspec.json.Decoder(Claimed).decode
 decode_message = msgspec.json.Decoder(Message).decode
 decode_page = msgspec.json.Decoder(Page).decode
 decode_posted = msgspec.json.Decoder(Posted).decode
 decode_stats = msgspec.json.Decoder(Stats).decode
+decode_waiting = msgspec.json.Decoder(Waiting).decode
 
 
 def encode_post(numbers: Iterable[int], ttl_s: int) -> bytes:

@@ -40,10 +40,42 @@ class Sizes:
     wake_ups: int
     idle_s: float
     stored: int
+    notifications: int
+    """Deliveries that wait before the clock runs."""
+    subscribers: tuple[int, ...]
+    """Of one queue; 0 is measured as well."""
+    gentle_posts: int
+    """By one client, one after the other, for each number of subscribers."""
+    hanging: int
+    """Endpoints that never answer."""
 
 
-FULL = Sizes(4.0, (100_000, 1_000_000), 800, 1_000, 1_000, 5.0, 1_000_000)
-QUICK = Sizes(0.8, (2_000, 20_000), 100, 100, 200, 1.0, 20_000)
+FULL = Sizes(
+    seconds=4.0,
+    in_flight=(100_000, 1_000_000),
+    claim_samples=800,
+    waiters=1_000,
+    wake_ups=1_000,
+    idle_s=5.0,
+    stored=1_000_000,
+    notifications=10_000,
+    subscribers=(1, 10, 100),
+    gentle_posts=200,
+    hanging=1_000,
+)
+QUICK = Sizes(
+    seconds=0.8,
+    in_flight=(2_000, 20_000),
+    claim_samples=100,
+    waiters=100,
+    wake_ups=200,
+    idle_s=1.0,
+    stored=20_000,
+    notifications=2_000,
+    subscribers=(1, 10),
+    gentle_posts=40,
+    hanging=100,
+)
 
 
 class Rig:

@@ -24,7 +24,7 @@ class ServerFailedError(Exception):
 
 
 class Server:
-    """`nusku serve` on a free port, default settings but for the store."""
+    """`nusku serve` on a free port, default settings but for the store, and subscribers on loopback."""
 
     def __init__(self, store: str, log: Path) -> None:
         self._store = store
@@ -38,6 +38,7 @@ class Server:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("NUSKU_")
         }
+        environment["NUSKU_SUBSCRIBER_ALLOW"] = "127.0.0.0/8"
         command = [sys.executable, "-m", "nusku", "serve", "--port", "0", "--store", self._store]
         with self._log.open("ab") as log:
             self.started = time.perf_counter()

@@ -5,6 +5,8 @@ The operations are sub-generators: a script says `messages = yield from queue.cl
 
 from collections.abc import Generator, Sequence
 
+import msgspec
+
 from benchmarks.messages import (
     FIRST_NUMBER,
     Counts,
@@ -16,11 +18,14 @@ from benchmarks.messages import (
     decode_page,
     decode_posted,
     decode_stats,
+    decode_waiting,
     encode_post,
     post_bytes,
     verified_number,
 )
 from benchmarks.wire import PRODUCER, Answer, Target, WrongAnswerError
+
+SUBSCRIPTION_TTL_S = 86_400
 
 Step = Generator[bytes, Answer, "list[Message]"]
 
@@ -140,6 +145,40 @@ class WorkQueue:
         status, body = yield f"GET {self.path}/stats".encode() + self._tail
         expect(status, 200, "stats", body)
         return decode_stats(body).messages
+
+    def subscribe(self, subscriber: str) -> Generator[bytes, Answer, str | None]:
+        """Subscribe; the path of the subscription, or None where the server refuses the subscriber."""
+        path = f"{self.path}/subscriptions"
+        body = msgspec.json.encode({"subscriber": subscriber, "ttl": SUBSCRIPTION_TTL_S})
+        status, answer = yield self._target.request("POST", path, body)
+        if status == 400:
+            return None
+        expect(status, 201, "subscribe", answer)
+        return f"{path}/{msgspec.json.decode(answer)['subscription_id']}"
+
+    def unsubscribe(self, subscription: str) -> Generator[bytes, Answer, None]:
+        """End a subscription, by its path."""
+        status, body = yield b"DELETE " + subscription.encode() + self._tail
+        expect(status, 204, "unsubscribe", body)
+
+    def pause(self, subscription: str) -> Generator[bytes, Answer, bool]:
+        """Let what is posted wait; False where the server knows no such thing."""
+        status, body = yield self._target.request("POST", f"{subscription}/pause")
+        if status in (404, 405):
+            return False
+        expect(status, 204, "pause", body)
+        return True
+
+    def resume(self, subscription: str) -> Generator[bytes, Answer, None]:
+        """Deliver what waits."""
+        status, body = yield self._target.request("POST", f"{subscription}/resume")
+        expect(status, 204, "resume", body)
+
+    def pending(self, subscription: str) -> Generator[bytes, Answer, int]:
+        """How many deliveries wait."""
+        status, body = yield f"GET {subscription}/status".encode() + self._tail
+        expect(status, 200, "status of a subscription", body)
+        return decode_waiting(body).pending
 
     def create(self) -> Generator[bytes, Answer, None]:
         """Create the queue, which must be new."""
