@@ -27,11 +27,18 @@ serve: $(RUN) ## Run the server; NUSKU_* variables and ARGS="--port 9000" are pa
 
 # ----------------------------------------------------------------------------------- checking
 
-.PHONY: test
-test: $(DEV) ## Run the whole test suite; ARGS="-k claim" is passed to pytest
-	$(PYTHON) -m pytest $(ARGS)
-
 # Two processes, so that both cores work.
+OVER_HTTP := tests/http tests/notify tests/security tests/clients
+TEST := $(PYTHON) -m pytest -q -p no:cacheprovider
+.PHONY: test
+test: $(DEV) ## Run the whole test suite, or with ARGS="-k claim" what pytest makes of that
+ifdef ARGS
+	$(PYTHON) -m pytest $(ARGS)
+else
+	@$(TEST) $(OVER_HTTP) & over_http=$$!; \
+	$(TEST) $(OVER_HTTP:%=--ignore=%); rest=$$?; wait $$over_http && exit $$rest
+endif
+
 QUICK := $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow and not chaos and not clients"
 .PHONY: quick
 quick: $(DEV) ## Run the quick half of the suite, under a minute

@@ -82,6 +82,11 @@ async def _waiting(
     await rig.do(queue.resume(subscription))
     reply = await listener.wait("notify", count, LATE_S)
     cpu_s = rig.server_cpu_s() - cpu_s
+    if reply.count < count:
+        pending = await rig.do(queue.pending(subscription))
+        raise WrongAnswerError(
+            f"{reply.count} of {count} notifications within {LATE_S:g} s; {pending} are pending"
+        )
     heard = await listener.take("notify", count, 0)
     if len(heard) > count:
         raise WrongAnswerError(f"{len(heard) - count} notifications came twice without a fault")

@@ -135,6 +135,11 @@ def some_options_are_forbidden(failure: Failure, case: Case, told: str) -> bool:
     )
 
 
+def secrets_that_there_are_not(failure: Failure, case: Case, told: str) -> bool:
+    """Keeping the secrets of a subscription takes some that can be kept."""
+    return isinstance(failure, RejectedPositiveData) and told.startswith("_signing: there is no")
+
+
 def signatures_end_soon(failure: Failure, case: Case, told: str) -> bool:
     """A share expires in the future, and not too late: what that is, is different every second."""
     return isinstance(failure, RejectedPositiveData) and told.startswith("expires must be ")
@@ -171,6 +176,7 @@ EXCUSES: tuple[Callable[[Failure, Case, str], bool], ...] = (
     empty_options_are_not_set,
     subscriptions_end_with_the_calendar,
     some_options_are_forbidden,
+    secrets_that_there_are_not,
     signatures_end_soon,
     any_text_is_a_list,
     stale_claims_are_refused,

@@ -464,6 +464,23 @@ ROUTES = [
     ("/v2/topics/t/purge", {"POST"}),
     ("/v2/topics/t/messages", {"GET", "POST", "DELETE"}),
     ("/v2/topics/t/messages/m", {"GET", "DELETE"}),
+    ("/v2/queues/q/share", {"POST"}),
+    *[
+        (f"{one}/subscriptions{below}", methods)
+        for one in ("/v2/queues/q", "/v2/topics/t")
+        for below, methods in (
+            ("", {"GET", "POST"}),
+            ("/s", {"GET", "PATCH", "DELETE"}),
+            ("/s/confirm", {"PUT"}),
+            ("/s/status", {"GET"}),
+            ("/s/failed", {"GET"}),
+            ("/s/pause", {"POST"}),
+            ("/s/resume", {"POST"}),
+            ("/s/replay", {"POST"}),
+            ("/s/ping", {"POST"}),
+            ("/s/secret", {"POST"}),
+        )
+    ],
 ]
 ALL_METHODS = {"GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"}
 

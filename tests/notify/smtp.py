@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -97,7 +98,8 @@ class SmtpServer:
         server.close()
         for transport in list(self.transports):
             assert isinstance(transport, asyncio.WriteTransport)
-            transport.abort()
+            with suppress(AttributeError):  # Python 3.11's of TLS, when it is gone already
+                transport.abort()
         # What is left: connections that were turned away in the middle of a handshake.
         for _ in range(200):
             if not getattr(server, "_active_count", 0):

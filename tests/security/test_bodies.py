@@ -36,7 +36,7 @@ HEAD_MAX = 32_768
 URL_MAX = 8_192
 HEADERS_MAX = 100
 GROWTH_MAX = 20 * MIB
-SWALLOWED_MAX = 8 * MIB
+SWALLOWED_MAX = 16 * MIB
 """What may be read of a request that is too large: the limit, what is drained out of courtesy, and
 what the two kernels keep in their buffers."""
 

@@ -201,7 +201,7 @@ class Subscriptions:
     async def _get(self, key: QueueKey, id_: str, *, ended: bool = False) -> Record:
         record = await self._records.get(KIND, key.project, id_, ended=ended)
         if record is None or record.parent != subscriptions_of(key):
-            raise NotFound(f"There is no subscription {id_} of {key.kind} {key.name}.")
+            raise _unknown(key, id_)
         return record
 
     @operation("subscription:update")
@@ -310,8 +310,11 @@ class Subscriptions:
     @operation("subscription:get")
     async def status(self, ctx: Context, key: QueueKey, id_: str) -> Status:
         """How its deliveries go. Raises NotFound."""
-        document = _document(await self._get(key, id_, ended=True))
+        record = await self._get(key, id_, ended=True)
+        document = _document(record)
         pending, failed, age_s = await self._deliveries.counts(key.project, id_)
+        if _over(record) and not (pending or failed):
+            raise _unknown(key, id_)
         history = await self._journal.read(key.project, id_)
         state = "paused" if document.paused else "active"
         return Status(
@@ -442,6 +445,14 @@ class Subscriptions:
         for queue in await self._deliveries.occupied(failed=True):
             if await self.record(queue.key.project, queue.key.name) is None:
                 await self._deliveries.forget(queue.key.project, queue.key.name)
+
+
+def _unknown(key: QueueKey, id_: str) -> NotFound:
+    return NotFound(f"There is no subscription {id_} of {key.kind} {key.name}.")
+
+
+def _over(record: Record) -> bool:
+    return record.ends_ms is not None and record.ends_ms <= record.read_ms
 
 
 def new_secret() -> str:

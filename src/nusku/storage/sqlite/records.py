@@ -21,6 +21,13 @@ PAGE_OF_PARENT = (
     f" WHERE kind = ? AND project = ? AND parent <> '' AND parent = ? AND {_FURTHER}"
 )
 
+ENDED = (
+    f"{SELECT} WHERE kind = ? AND ends_ms <= ? AND (ends_ms, key) > (?, ?)"
+    " ORDER BY ends_ms, key LIMIT ?"
+)
+GET = f"{SELECT} WHERE kind = ? AND project = ? AND key = ?"
+FIND = f'{SELECT} WHERE kind = ? AND project = ? AND "unique" = ?'
+
 
 class SqliteRecords:
     """See :class:`nusku.storage.RecordStore`."""
@@ -84,16 +91,10 @@ class SqliteRecords:
     def get(
         self, kind: str, project: str, key: str, *, ended: bool = False
     ) -> Awaitable[Record | None]:
-        return self._one(
-            f"{SELECT} WHERE kind = ? AND project = ? AND key = ?",
-            (kind, project, key),
-            ended=ended,
-        )
+        return self._one(GET, (kind, project, key), ended=ended)
 
     def find(self, kind: str, project: str, unique: str) -> Awaitable[Record | None]:
-        return self._one(
-            f'{SELECT} WHERE kind = ? AND project = ? AND "unique" = ?', (kind, project, unique)
-        )
+        return self._one(FIND, (kind, project, unique))
 
     def _one(
         self, select: str, values: tuple[str, ...], *, ended: bool = False
@@ -162,8 +163,7 @@ class SqliteRecords:
     def ended(self, kind: str, after: tuple[int, str], limit: int) -> Awaitable[list[Record]]:
         def operation() -> list[Record]:
             rows = self._db.execute(
-                f"{SELECT} WHERE kind = ? AND ends_ms <= ? AND (ends_ms, key) > (?, ?)"
-                " ORDER BY ends_ms, key LIMIT ?",
+                ENDED,
                 (kind, self._connection.now_ms, *after, limit),
             )
             return [self._record(row) for row in rows]
