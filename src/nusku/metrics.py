@@ -19,7 +19,6 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-WAITED_S = 0.1  # a request that takes longer waited for something to come
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -65,10 +64,11 @@ class Metrics(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def operation(self, name: str, status: int, seconds: float) -> None:
-        """An operation was answered."""
+    def operation(self, name: str, status: int, seconds: float, *, waited: bool = False) -> None:
+        """An operation was answered; ``waited``: it took its time for something to come."""
         self.served += 1
-        self.serving_s += min(seconds, WAITED_S)
+        if not waited:
+            self.serving_s += seconds
         self.operations[name, OUTCOMES.get(status // 100, "failed")] += 1
         self.durations[name].add(seconds)
 

@@ -574,7 +574,7 @@ class Load:
         (0.95, 3000, 1.0, True),
         (0.5, 3000, 50.0, True),
         (0.95, 500, 1.0, False),
-        (0.5, 500, 50.0, False),  # they wait for messages
+        (0.5, 500, 50.0, True),  # few, because they wait for one another
         (0.5, 3000, 1.0, False),
         (0.0, 0, 0.0, False),
     ],

@@ -247,7 +247,7 @@ class Pipeline:
         seconds = time.perf_counter() - req.started
         status = resp.status_code
         operation = req.operation or "unrouted"
-        self._metrics.operation(operation, status, seconds)
+        self._metrics.operation(operation, status, seconds, waited=req.waited)
         ctx = getattr(req, "ctx", None)
         self._log.line(
             req.id,

@@ -27,7 +27,17 @@ class ClientGone(Exception):
 class Request(falcon.asgi.Request):
     """``ctx`` is there once the checks of contract http-v2.md section 1.3 are passed."""
 
-    __slots__ = ("_first", "_more", "ctx", "head", "id", "must_close", "operation", "started")
+    __slots__ = (
+        "_first",
+        "_more",
+        "ctx",
+        "head",
+        "id",
+        "must_close",
+        "operation",
+        "started",
+        "waited",
+    )
 
     ctx: Context
     id: str
@@ -44,6 +54,7 @@ class Request(falcon.asgi.Request):
         self.started = time.perf_counter()
         self.operation = ""
         self.must_close = False
+        self.waited = False  # for something to come, so its time says nothing about the load
         self.head: Mapping[bytes, bytes] = dict(scope["headers"])
         self._first = first_event
         self._more = receive

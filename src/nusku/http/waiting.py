@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 async def while_connected(req: Request, answer: Awaitable[T]) -> T:
     """The answer; when the client hangs up first, cancel the work. Raises ClientGone."""
+    req.waited = True
     work = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(req.gone())
     try:

@@ -10,10 +10,9 @@ from collections import deque
 from collections.abc import Callable
 
 WINDOW_S = 0.02  # over which the load is measured
-REQUESTS_PER_S = 1000  # fewer do not fill the loop, so it is the deliveries that do
-BUSY_SHARE = 0.8  # of the loop's time; or else
-AT_A_TIME = 8  # requests under way, on average
-TURN_S = 0.010  # between two turns while it is crowded
+AT_A_TIME = 8  # requests under way, on average: more have to wait for one another. Or else
+BUSY_SHARE, REQUESTS_PER_S = 0.8, 1000  # so much of the loop's time, and that not for deliveries
+TURN_S = 0.015  # between two turns while it is crowded
 AT_ONCE = 64  # turns given at once when it no longer is
 
 
@@ -68,6 +67,7 @@ class Pace:
         if (passed := now - then) < WINDOW_S:
             return
         self._then = (_, cpu, requests, seconds) = (now, time.thread_time(), *self._served())
-        self._crowded = (requests - requests_then) / passed > REQUESTS_PER_S and (
-            (cpu - cpu_then) / passed > BUSY_SHARE or (seconds - seconds_then) / passed > AT_A_TIME
+        self._crowded = (seconds - seconds_then) / passed > AT_A_TIME or (
+            (requests - requests_then) / passed > REQUESTS_PER_S
+            and (cpu - cpu_then) / passed > BUSY_SHARE
         )

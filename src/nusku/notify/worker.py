@@ -30,7 +30,8 @@ AHEAD_MAX = 64  # deliveries claimed ahead for an endpoint that takes them fast
 AHEAD_WITHIN_S = 0.5  # the time that it has to take what was claimed before
 GATHER_S = 0.02  # for which removals are gathered; what a crash makes us send twice
 CLAIM_SPARE_S = 15  # that a claim outlasts an attempt
-NOTICES, NOTICES_CROWDED = 64, 4  # worked off at a time
+NOTICES, NOTICES_CROWDED = 64, 2  # worked off at a time
+MADE_A_TURN = 50  # deliveries, while it is crowded
 LOOK_S = 5.0  # between two looks for notices that nobody told us of
 SURVEY_S = 30.0  # between two looks for deliveries that nobody told us of
 WRITE_S = 1.0  # between two writings of the journal
@@ -143,6 +144,8 @@ class Notifier:
         limit = NOTICES_CROWDED if self._spreading.crowded else NOTICES
         notices, made = await self.broker.fanout.spread(limit)
         self.metrics.deliveries["queued"] += made
+        for _ in range(made // MADE_A_TURN if self._spreading.crowded else 0):
+            await self._spreading.turn()
         if not notices:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):  # wait_for may swallow that we are cancelled
