@@ -42,8 +42,8 @@ endif
 QUICK := $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow and not chaos and not clients"
 .PHONY: quick
 quick: $(DEV) ## Run the quick half of the suite, under a minute
-	@$(QUICK) tests/http $(ARGS) & http=$$!; \
-	$(QUICK) --ignore=tests/http --ignore=tests/security --ignore=tests/clients --ignore=tests/test_docs.py $(ARGS); \
+	@$(QUICK) tests/http tests/notify/test_forms.py tests/notify/test_slots.py $(ARGS) & http=$$!; \
+	$(QUICK) $(OVER_HTTP:%=--ignore=%) --ignore=tests/test_docs.py $(ARGS); \
 	rest=$$?; wait $$http && exit $$rest
 
 .PHONY: check

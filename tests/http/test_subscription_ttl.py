@@ -10,6 +10,9 @@ import pytest
 from tests.live import QUEUES, TOPICS, Api, Kind, LiveServer, eventually, expect
 from tests.subscribing import Subscriptions
 
+# Lives are a second long at least.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=[QUEUES, TOPICS], ids=lambda kind: kind.noun)
 def subscriptions(
