@@ -436,7 +436,7 @@ async def something_else(rig: Rig, rng: random.Random, id_: str) -> None:
         case 10:
             await rig.queues.delete(ANN, QUEUE)
         case 11:
-            await rig.queues.clear(ANN, QUEUE)
+            await rig.queues.clear(QUEUE)
         case 12:
             await rig.queues.create(ANN, QUEUE, {})
             await rig.queues.update(ANN, QUEUE, [Change("add", "x", rng.random())])

@@ -148,7 +148,7 @@ def test_purging_takes_those_that_have_ended_as_well(tmp_path: Path) -> None:
         one = await rig.subscribe("one", ttl=2)
         await rig.post("x")
         await asyncio.sleep(3)
-        await rig.subscriptions.clear(ANN, QUEUE)
+        await rig.subscriptions.clear(QUEUE)
         assert await rig.subscriptions.record("p", one) is None
         assert await rig.given_up(one) == []
 

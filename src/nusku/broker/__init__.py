@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nusku.addresses import Addresses
 from nusku.broker.claims import Claims, ClaimTerms, ClaimView
@@ -13,7 +13,7 @@ from nusku.broker.health import Health
 from nusku.broker.ids import SubscriptionIds
 from nusku.broker.journal import Attempt, Journal
 from nusku.broker.messages import Messages, NewMessage
-from nusku.broker.operation import OPERATIONS, permit
+from nusku.broker.operation import OPERATIONS, operation, permit
 from nusku.broker.queues import Change, Queues
 from nusku.broker.shares import Shares
 from nusku.broker.subscriptions import Created, Failed, Status, Subscription, Subscriptions, Trusts
@@ -21,6 +21,7 @@ from nusku.broker.view import View
 from nusku.broker.waiting import Waiting
 from nusku.config import Settings
 from nusku.metrics import Metrics
+from nusku.model import Context, QueueKey
 from nusku.storage import Store
 
 __all__ = [
@@ -91,3 +92,11 @@ class Broker:
     async def open(self) -> None:
         """To be called once, before anything else."""
         await self.deliveries.open()
+
+    @operation("*:purge")
+    async def purge(self, ctx: Context, key: QueueKey, resource_types: Sequence[str]) -> None:
+        """Remove all messages of a queue or topic, all its subscriptions, or both."""
+        if "messages" in resource_types:
+            await self.queues.clear(key)
+        if "subscriptions" in resource_types:
+            await self.subscriptions.clear(key)

@@ -17,6 +17,7 @@ from nusku.storage import MessageStore, RecordStore, Stale
 
 T = TypeVar("T")
 
+SUBSCRIPTION = "subscription"  # the kind of record that says who is told
 CACHED_MAX = 10_000
 ATTEMPTS = 10  # times that a change by somebody else in the meantime is put up with
 
@@ -126,7 +127,7 @@ class Queues:
     async def _remember(self, key: QueueKey, record: Record) -> Queue:
         # Read after the queue: a subscription that comes later makes a new version of it.
         subscriptions = await self._records.page(
-            "subscription", key.project, "", 1, parent=subscriptions_of(key)
+            SUBSCRIPTION, key.project, "", 1, parent=subscriptions_of(key)
         )
         queue = self._queue(key, record, has_subscriptions=bool(subscriptions))
         if len(self._cache) >= CACHED_MAX:
@@ -303,7 +304,6 @@ class Queues:
 
         return await self.use(key, count)
 
-    @operation("*:purge")
-    async def clear(self, ctx: Context, key: QueueKey) -> None:
+    async def clear(self, key: QueueKey) -> None:
         """Remove all messages, claimed and delayed ones too; the metadata stays."""
         await self.use(key, lambda queue: self._messages.clear(queue.ref))

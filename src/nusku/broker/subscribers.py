@@ -33,7 +33,7 @@ OPTIONS_BYTES_MAX = 65_536
 CALENDAR_END_S = 253_402_300_799  # the last second of the year 9999
 HEADERS_MAX, HEADERS_CHARACTERS_MAX = 32, 8192
 LINE_CHARACTERS_MAX = 200  # of a subject and a sender
-SECRETS_MAX, SECRET_BYTES = 2, (24, 64)
+SECRETS_MAX, SECRET_BYTES = 2, (24, 64)  # two, while receivers change from one to the next
 
 HTTP_PORTS = {"http": 80, "https": 443}
 CLOUDEVENTS = ("structured", "binary")
@@ -54,7 +54,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 class Changes(msgspec.Struct, frozen=True):
     """What is to become different; None stays. ``signing`` belongs to ``options``, which replace
-    all there were: True means "keep the secrets, or make one", None "unsigned from now on".
+    all there were: True means "keep the secrets that there are", None "unsigned from now on".
     """
 
     subscriber: str | None = None
@@ -106,6 +106,11 @@ def changes(document: Mapping[str, Any], settings: Settings, addresses: Addresse
     return Changes(given.subscriber, ttl_s, options, signing)
 
 
+def scheme(subscriber: str) -> str:
+    """What kind of subscriber it is: one of the setting ``subscriber_types``."""
+    return subscriber.partition(":")[0].lower()
+
+
 def target(subscriber: str) -> Target:
     """Where the deliveries of an `http`, `https` or `trust+` subscriber go. Raises Invalid."""
     scheme, rest = _split_scheme(subscriber)
@@ -128,7 +133,7 @@ def mail(subscriber: str, options: Mapping[str, Any]) -> Mail:
 @lru_cache(maxsize=4096)
 def addressee(subscriber: str) -> str:
     """Whom a subscriber means: a URL or a mail address, without what comes behind it."""
-    if _split_scheme(subscriber)[0] == "mailto":
+    if scheme(subscriber) == "mailto":
         return mail(subscriber, {}).address.lower()
     return target(subscriber).url.partition("?")[0]
 

@@ -15,15 +15,13 @@ from nusku.broker.deliveries import Deliveries, Parcel, Recipient, delivery_key,
 from nusku.broker.ids import SubscriptionIds, is_subscription_id
 from nusku.broker.journal import Attempt, Journal
 from nusku.broker.operation import operation
-from nusku.broker.queues import Queues, subscriptions_of
+from nusku.broker.queues import SUBSCRIPTION, Queues, subscriptions_of
 from nusku.config import Settings
 from nusku.errors import Conflict, Invalid, NotFound, Unavailable
 from nusku.model import Context, QueueKey, Record
 from nusku.storage import RecordStore, Taken
 
-KIND = "subscription"
 ATTEMPTS = 10  # times that a change by somebody else in the meantime is put up with
-SECRETS_KEPT = 2  # both count while receivers change from one to the next
 SECRET_BYTES = 32
 PURGED_AT_ONCE = 100
 
@@ -138,7 +136,7 @@ class Subscriptions:
         wanted = subscribers.parse(document, self._settings, self._addresses)
         name = _name(key, wanted.subscriber)
         for _ in range(ATTEMPTS):
-            found = await self._records.find(KIND, key.project, name)
+            found = await self._records.find(SUBSCRIPTION, key.project, name)
             if found is not None:
                 there = _document(found)
                 if there.confirmed:
@@ -154,7 +152,7 @@ class Subscriptions:
             new = Document(wanted.subscriber, wanted.ttl_s, options, secrets=secrets_)
             id_ = self._ids.new(int(self._now() * 1000))
             record = Record(
-                KIND, key.project, id_, msgspec.json.encode(new),
+                SUBSCRIPTION, key.project, id_, msgspec.json.encode(new),
                 parent=subscriptions_of(key), unique=name,
             )  # fmt: skip
             if await self._records.insert(record, wanted.ttl_s):
@@ -167,7 +165,7 @@ class Subscriptions:
         self, ctx: Context, subscriber: str, options: dict[str, Any], ttl_s: int
     ) -> dict[str, Any]:
         """The options with a trust in them, where the subscriber takes one."""
-        if not subscriber.lower().startswith("trust+"):
+        if not subscribers.scheme(subscriber).startswith("trust+"):
             return options
         if not (ctx.user and ctx.token):
             raise Invalid("A trust+ subscriber takes a user who is logged in.")
@@ -189,7 +187,7 @@ class Subscriptions:
         if marker and not is_subscription_id(marker):
             return []
         records = await self._records.page(
-            KIND, key.project, marker, limit, parent=subscriptions_of(key)
+            SUBSCRIPTION, key.project, marker, limit, parent=subscriptions_of(key)
         )
         return [_shown(key, record) for record in records]
 
@@ -199,7 +197,7 @@ class Subscriptions:
         return _shown(key, await self._get(key, id_))
 
     async def _get(self, key: QueueKey, id_: str, *, ended: bool = False) -> Record:
-        record = await self._records.get(KIND, key.project, id_, ended=ended)
+        record = await self._records.get(SUBSCRIPTION, key.project, id_, ended=ended)
         if record is None or record.parent != subscriptions_of(key):
             raise _unknown(key, id_)
         return record
@@ -278,13 +276,12 @@ class Subscriptions:
             await self._queues.touch(key)
 
     async def _delete(self, key: QueueKey, id_: str) -> None:
-        await self._records.delete(KIND, key.project, id_)
+        await self._records.delete(SUBSCRIPTION, key.project, id_)
         self._deliveries.on_changed(delivery_key(key.project, id_))
         await self._deliveries.forget(key.project, id_)
         await self._journal.forget(key.project, id_)
 
-    @operation("*:purge")
-    async def clear(self, ctx: Context, key: QueueKey) -> None:
+    async def clear(self, key: QueueKey) -> None:
         """Delete all subscriptions of a queue or topic."""
         while records := await self.of_queue(key, "", PURGED_AT_ONCE):
             for record in records:
@@ -390,7 +387,9 @@ class Subscriptions:
         made = new_secret()
 
         async def change(_: Record, old: Document) -> Document:
-            return msgspec.structs.replace(old, secrets=(made, *old.secrets)[:SECRETS_KEPT])
+            return msgspec.structs.replace(
+                old, secrets=(made, *old.secrets)[: subscribers.SECRETS_MAX]
+            )
 
         await self._change(key, id_, change)
         return made
@@ -400,12 +399,12 @@ class Subscriptions:
     async def of_queue(self, key: QueueKey, after: str, limit: int) -> list[Record]:
         """A page of the queue's subscriptions, those too that have ended since a post."""
         return await self._records.page(
-            KIND, key.project, after, limit, parent=subscriptions_of(key), ended=True
+            SUBSCRIPTION, key.project, after, limit, parent=subscriptions_of(key), ended=True
         )
 
     async def record(self, project: str, id_: str) -> Record | None:
         """A subscription, also one that has ended."""
-        return await self._records.get(KIND, project, id_, ended=True)
+        return await self._records.get(SUBSCRIPTION, project, id_, ended=True)
 
     async def pause_gone(self, recipient: Recipient) -> None:
         """The subscriber says that it is no more; unless it is another one by now."""
@@ -423,7 +422,7 @@ class Subscriptions:
 
         Returns where to go on, None at the end.
         """
-        records = await self._records.ended(KIND, after, limit)
+        records = await self._records.ended(SUBSCRIPTION, after, limit)
         unspread_ms = await self._deliveries.unspread_since_ms()
         for record in records:
             if unspread_ms is not None and (record.ends_ms or 0) > unspread_ms:

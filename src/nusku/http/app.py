@@ -171,7 +171,7 @@ class Pipeline:
         metrics: Metrics,
         request_log: RequestLog,
         rng: random.Random,
-        signing_key: str = "",
+        signing_key: str,
     ) -> None:
         self._identity = Identity(settings)
         self._signatures = Signatures(signing_key)
@@ -268,7 +268,7 @@ def build(
     request_log: RequestLog,
     system: SystemHandlers,
     rng: random.Random,
-    signing_key: str = "",
+    signing_key: str,
 ) -> falcon.asgi.App[Any, Any]:
     """The ASGI application. ``signing_key`` verifies signed requests; empty, none is."""
     json = wire.Json(settings.max_json_depth)

@@ -23,7 +23,7 @@ class QueueHandlers:
 
     def __init__(self, broker: Broker, settings: Settings, json: Json, kind: Kind) -> None:
         self._queues = broker.queues
-        self._subscriptions = broker.subscriptions
+        self._purge = broker.purge
         self._settings = settings
         self._json = json
         self._kind = kind
@@ -120,11 +120,7 @@ class QueueHandlers:
 
     async def purge(self, req: Request, resp: Response, name: str) -> None:
         types = self._json.resource_types(await self._body(req))
-        key = self._key(req, name)
-        if "messages" in types:
-            await self._queues.clear(req.ctx, key)
-        if "subscriptions" in types:
-            await self._subscriptions.clear(req.ctx, key)
+        await self._purge(req.ctx, self._key(req, name), types)
         resp.status = 204
 
 

@@ -48,14 +48,12 @@ class Pace:
 
     def _tick(self) -> None:
         self._measure()
-        for _ in range(1 if self._crowded else AT_ONCE):
-            while self._waiting and (turn := self._waiting.popleft()).done():
-                pass
-            if not self._waiting and turn.done():
-                break
-            turn.set_result(None)
-            if not self._waiting:
-                break
+        left = 1 if self._crowded else AT_ONCE
+        while self._waiting and left:
+            turn = self._waiting.popleft()
+            if not turn.done():  # who waited for it may have been cancelled
+                turn.set_result(None)
+                left -= 1
         self._ticking = bool(self._waiting)
         if self._ticking:
             asyncio.get_running_loop().call_later(TURN_S, self._tick)

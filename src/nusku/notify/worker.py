@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -60,8 +60,7 @@ class Notifier:
         self.metrics = metrics
         self.keep_s = settings.delivery_keep
         self.confirmation = settings.require_confirmation
-        self.timeout_s = settings.delivery_timeout
-        self.claim_s = math.ceil(self.timeout_s) + CLAIM_SPARE_S
+        self.claim_s = math.ceil(settings.delivery_timeout) + CLAIM_SPARE_S
         self.slots = Slots(max_in_flight, EACH)
         self.pace = Pace(lambda: (metrics.served, metrics.serving_s))
         self._spreading = Pace(lambda: (metrics.served, metrics.serving_s))
@@ -123,16 +122,20 @@ class Notifier:
 
     # Duties
 
-    async def _step(self, work: Awaitable[Any]) -> None:
-        """One step of a duty; a store that is out of order is no reason to end it."""
+    async def _step(self, work: Awaitable[Any]) -> bool:
+        """One step of a duty, and whether it was done; a store that is out of order is no reason
+        to end the duty.
+        """
         try:
             await work
+            return True
         except NuskuError as error:
             log.warning("deliveries have to wait", reason=error.detail)
             await asyncio.sleep(RECOVER_S)
         except Exception as error:
             log.error("a duty of the notifier failed", exc_info=error)
             await asyncio.sleep(RECOVER_S)
+        return False
 
     async def _spread(self) -> None:
         while True:
@@ -175,7 +178,8 @@ class Notifier:
 
     async def _sweep(self) -> None:
         await asyncio.sleep(SURVEY_S)
-        await self._step(self.broker.subscriptions.drop_orphans())
+        while not await self._step(self.broker.subscriptions.drop_orphans()):
+            pass
         while True:
             await self._step(self._sweep_once())
             await asyncio.sleep(SURVEY_S)
@@ -200,7 +204,9 @@ class Notifier:
             pump.again = True
             return
         self._pumps[key] = pump = _Pump(self, key)
-        self.spawn(self._run(pump))
+        task = asyncio.create_task(self._run(pump))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def changed(self, key: QueueKey) -> None:
         """The subscription is not what it was: nothing more is sent as it used to be."""
@@ -208,12 +214,6 @@ class Notifier:
         if pump is not None:
             pump.changes += 1
         self.wake(key)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in the background that a stop waits for."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def wake_in(self, key: QueueKey, seconds: float) -> None:
         """There is something to send then."""
@@ -254,7 +254,7 @@ class Notifier:
 
     async def attempt(self, to: Recipient, parcel: Parcel) -> tuple[Attempt, Outcome]:
         """Send once, and write down how it went."""
-        sender = self.senders.get(to.subscriber.partition(":")[0].lower())
+        sender = self.senders.get(subscribers.scheme(to.subscriber))
         started = time.perf_counter()
         if sender is None:
             outcome = Outcome(
@@ -520,7 +520,7 @@ class _Pump:
 
 def endpoint(to: Recipient) -> str:
     """What attempts are bounded for: a URL without its query, or the mail server."""
-    if to.subscriber.lower().startswith("mailto:"):
+    if subscribers.scheme(to.subscriber) == "mailto":
         return "mailto"
     return subscribers.addressee(to.subscriber)
 
@@ -529,7 +529,7 @@ def _policy(to: Recipient, delivery: Delivery) -> retry.Policy | None:
     queue = delivery.progress.policy
     if delivery.parcel.kind == "confirmation":
         return retry.choose(None, queue)
-    if to.subscriber.lower().startswith("mailto:"):
+    if subscribers.scheme(to.subscriber) == "mailto":
         return None  # retry policies are for webhooks (contract notifications.md section 6)
     return retry.choose(to.options.get("_retry_policy"), queue)
 
