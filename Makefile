@@ -27,19 +27,21 @@ serve: $(RUN) ## Run the server; NUSKU_* variables and ARGS="--port 9000" are pa
 
 # ----------------------------------------------------------------------------------- checking
 
-# Two processes, so that both cores work.
-OVER_HTTP := tests/http tests/notify tests/security tests/clients
-TEST := $(PYTHON) -m pytest -q -p no:cacheprovider
 .PHONY: test
-test: $(DEV) ## Run the whole test suite, or with ARGS="-k claim" what pytest makes of that
+test: $(DEV) servers ## Run the whole test suite, or with ARGS="-k claim" what pytest makes of that
 ifdef ARGS
 	$(PYTHON) -m pytest $(ARGS)
 else
-	@$(TEST) $(OVER_HTTP) & over_http=$$!; \
-	$(TEST) $(OVER_HTTP:%=--ignore=%); rest=$$?; wait $$over_http && exit $$rest
+	$(PYTHON) -m tests
 endif
 
-QUICK := $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow and not chaos and not clients"
+.PHONY: servers
+servers: $(DEV) ## Install PostgreSQL, Redis and PgBouncer for the tests, where they are missing
+	@$(PYTHON) -m tests.servers.install
+
+# Two processes, so that both cores work.
+OVER_HTTP := tests/http tests/notify tests/security tests/clients
+QUICK := $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow and not chaos and not clients" --store=sqlite
 .PHONY: quick
 quick: $(DEV) ## Run the quick half of the suite, under a minute
 	@$(QUICK) tests/http tests/notify/test_forms.py tests/notify/test_slots.py $(ARGS) & http=$$!; \
@@ -114,7 +116,7 @@ $(DEV): requirements/dev.txt | $(RUN)
 lock: $(VENV)/pyvenv.cfg ## Take the newest releases again and write requirements/*.txt
 	$(PYTHON) -m venv --clear $(LOCK_VENV)
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install '$(PIP_TOOLS)'
-	for name in run dev; do \
+	for name in run dev servers; do \
 	    env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND='make lock' \
 	    $(LOCK_VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
 	        --no-annotate --no-header --no-emit-options \

@@ -1,13 +1,126 @@
-"""Servers for the tests that speak HTTP. Each test uses a project of its own, so servers can be shared."""
+"""Which stores the tests run on, and servers for those that speak HTTP.
+
+Each of these uses a project of its own, so servers can be shared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.live import Api, LiveServer, SettingValue
+from tests.servers import stores
+from tests.servers.programs import EVERYTHING, Missing
+
+# -- which stores ----------------------------------------------------------------------------------
+
+_left_out: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--store",
+        default="",
+        metavar="KINDS",
+        help=(
+            f"run on these stores only, of {', '.join(stores.KINDS)}; without it the tests of the"
+            " stores run on all of them, and those that start the service on SQLite"
+        ),
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    chosen = chosen_kinds(config)
+    if unknown := set(chosen) - set(stores.KINDS):
+        raise pytest.UsageError(f"--store: there is no {', '.join(sorted(unknown))}")
+    LiveServer.kind = chosen[0] if chosen else "sqlite"
+
+
+def chosen_kinds(config: pytest.Config) -> Sequence[str]:
+    """Those that were asked for; empty for no wish."""
+    return [kind for kind in config.getoption("--store").split(",") if kind]
+
+
+def allowed_kinds(item: Any) -> Sequence[str]:
+    """The kinds of stores that a test is about, by its marks."""
+    if item.get_closest_marker("embedded") or "probe" in item.fixturenames:
+        return ("sqlite",)
+    if only := item.get_closest_marker("only"):
+        return [kind for kind in only.args if kind in stores.KINDS]
+    return stores.KINDS
+
+
+def _runs(item: pytest.Item, chosen: Sequence[str]) -> bool:
+    """Whether it is a test of a store that was chosen."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    kind = params.get("backend")
+    if kind is not None:
+        return kind in allowed_kinds(item) and (not chosen or kind in chosen)
+    if "storage" in item.path.parts:
+        return not chosen or not set(chosen).isdisjoint(allowed_kinds(item))
+    return LiveServer.kind in allowed_kinds(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = chosen_kinds(config)
+    left_out = [item for item in items if not _runs(item, chosen)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if _runs(item, chosen)]
+
+
+def _leave_out(missing: Missing) -> None:
+    """Skip the test, or let it fail where everything has to be tested."""
+    if EVERYTHING:
+        pytest.fail(f"{missing} (NUSKU_TEST_STORES=all)", pytrace=False)
+    _left_out[str(missing)] += 1
+    pytest.skip(str(missing))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    try:
+        return (yield)
+    except Missing as missing:
+        _leave_out(missing)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    try:
+        return (yield)
+    except Missing as missing:
+        _leave_out(missing)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Take back what the test had in its folder, after its own tidying up."""
+    try:
+        return (yield)
+    finally:
+        folder = item.funcargs.get("tmp_path") if isinstance(item, pytest.Function) else None
+        if isinstance(folder, Path):
+            stores.release(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _left_out:
+        terminalreporter.section("stores that could not be tested", yellow=True)
+        for why, number in _left_out.items():
+            terminalreporter.line(f"{why} ({number} tests were left out)")
+
+
+def pytest_unconfigure() -> None:
+    stores.end()
+
+
+# -- servers ---------------------------------------------------------------------------------------
 
 
 class SharedServers:

@@ -26,9 +26,14 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from tests.servers.stores import store_in
+
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 PATCH_TYPE = "application/openstack-messaging-v2.0-json-patch"
+
+# Nodes that share a store need the same key, so none makes one.
+SHARED_KEY = "0123456789abcdef" * 4
 
 SettingValue = str | int | float | bool | Sequence[str]
 
@@ -55,11 +60,21 @@ def settings_environment(settings: Mapping[str, SettingValue]) -> dict[str, str]
 
 
 class LiveServer:
-    """One running server. `folder` holds its database and what it wrote to stderr."""
+    """One running server. `folder` names its store, and holds it if it is an embedded one, and
+    what it wrote to stderr.
+    """
+
+    kind = "sqlite"
+    """That of all stores of a run."""
 
     def __init__(self, folder: Path, **settings: SettingValue) -> None:
         self.folder = folder
+        self.store = store_in(self.kind, folder)
         self.settings = settings
+        if self.kind != "sqlite":
+            self.settings = {"secret_key": SHARED_KEY, **settings}
+        if self.kind == "redis-cluster":
+            self.settings = {"redis_replicas": 1, **self.settings}
         self.database = folder / "nusku.db"
         self.log_file = folder / f"stderr-{uuid.uuid4().hex[:8]}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +84,7 @@ class LiveServer:
     def start(self) -> Self:
         """Start the process and wait for the line with its address; raises ServerDidNotStart."""
         command = [sys.executable, "-m", "nusku", "serve", "--port", "0"]
-        command += ["--store", f"sqlite:///{self.database}"]
+        command += ["--store", self.store]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command,

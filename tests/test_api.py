@@ -102,7 +102,8 @@ class Handlers:
 def test_it_describes_what_is_routed_and_nothing_else() -> None:
     handlers = cast("Any", Handlers())
     of_a_kind = (handlers, handlers, handlers)
-    table = routes({"queues": of_a_kind, "topics": of_a_kind}, handlers, handlers, handlers)
+    kinds = {"queues": of_a_kind, "topics": of_a_kind}
+    table = routes(kinds, handlers, handlers, handlers, handlers, handlers)
     routed = {
         (re.sub(r"\{\w+\}", "{}", route.template), method.lower(), operation)
         for route in table
@@ -223,7 +224,7 @@ COMMANDS = [
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_the_commands_on_the_page_work(server: LiveServer) -> None:
-    """404 is fine: what they name need not be there."""
+    """What they name need not be there."""
     told = []
     for command in COMMANDS:
         ran = subprocess.run(
@@ -235,7 +236,8 @@ def test_the_commands_on_the_page_work(server: LiveServer) -> None:
             timeout=20,
         )
         status = int(ran.stdout.split()[1])
-        if status not in {200, 201, 204, 300, 404}:
+        missing = status == 404 or "does not exist" in ran.stdout
+        if status not in {200, 201, 204, 300} and not missing:
             told.append((command, ran.stdout))
     assert len(COMMANDS) == len(list(operations(described(Settings()))))
     assert told == []

@@ -138,7 +138,7 @@ def test_check_looks_at_the_key_file_and_does_not_make_one(run: Run, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "check", "backup"])
-@pytest.mark.parametrize("uri", ["redis://me:hunter2@127.0.0.1:1/0", "sqlite://host/my.db"])
+@pytest.mark.parametrize("uri", ["mysql://me:hunter2@127.0.0.1:1/0", "sqlite://host/my.db"])
 def test_a_store_that_is_not_known_is_refused_without_its_password(
     run: Run, command: str, uri: str
 ) -> None:
@@ -148,6 +148,21 @@ def test_a_store_that_is_not_known_is_refused_without_its_password(
     assert line.startswith("nusku: ")
     assert "sqlite:///" in line
     assert "hunter2" not in ended.stdout + line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve", "check", "backup", "migrate"])
+@pytest.mark.parametrize("scheme", ["postgresql", "redis", "redis+sentinel", "redis+cluster"])
+def test_a_shared_store_that_is_away_is_named_without_its_password(
+    run: Run, command: str, scheme: str
+) -> None:
+    uri = f"{scheme}://me:hunter2@127.0.0.1:1/0"
+    ended = run(command, "--store", uri, *(["copy.db"] if command == "backup" else []))
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("nusku: ")
+    assert "hunter2" not in ended.stdout + line
+    assert ("docs/backup.md" if command == "backup" else "127.0.0.1:1") in line
 
 
 @pytest.mark.slow

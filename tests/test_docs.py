@@ -36,7 +36,10 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WALKED = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("getting-started", "notifications", "running")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("backup", "getting-started", "importing", "notifications", "pools", "running")
+    ),
 ]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 DOCUMENTED_URL = "http://127.0.0.1:8888"
@@ -294,7 +297,13 @@ SYSTEM = {
 TELLING = {
     name for name in OPERATIONS if name.startswith("subscription:") or name == "queues:share"
 }
-SHOWN_BY = {"getting-started": {*OPERATIONS, *SYSTEM} - TELLING, "notifications": TELLING}
+POOLING = {name for name in OPERATIONS if name.startswith(("pools:", "flavors:"))}
+SHOWN_BY = {
+    "getting-started": {*OPERATIONS, *SYSTEM} - TELLING - POOLING,
+    "notifications": TELLING,
+    "pools": {"pools:get_all", "pools:create", "pools:update", "pools:delete"}
+    | {"flavors:get", "flavors:create"},
+}
 
 
 @pytest.mark.slow
@@ -397,7 +406,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_pages_name_settings_and_targets_that_exist(page: Path) -> None:
     text = page.read_text()
-    variables = set(re.findall(r"\bNUSKU_[A-Z_]*[A-Z]", text)) - {"NUSKU_CONFIG"}
+    variables = set(re.findall(r"\bNUSKU_[A-Z_]*[A-Z]", text)) - {
+        "NUSKU_CONFIG",
+        "NUSKU_TEST_STORES",
+    }
     assert {v.removeprefix("NUSKU_").lower() for v in variables} <= set(FIELDS)
     assert set(re.findall(r"(?:^|`|\$ )make ([a-z-]+)", text, re.MULTILINE)) <= TARGETS
 

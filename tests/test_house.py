@@ -154,8 +154,15 @@ SQL = re.compile(
 CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*")
 EXECUTE = {"execute", "executemany", "executescript"}
 
-# PRAGMA takes no parameters; this is a number that a loop over known versions counts.
-COUNTED = {"src/nusku/storage/sqlite/schema.py": ("{version + 1}",)}
+# What cannot be a parameter: a number that a loop over known versions counts; names of schemas and
+# channels, of which a URI may only have letters, digits and underscores; files of our own.
+POSTGRES = "src/nusku/storage/postgres"
+COUNTED = {
+    "src/nusku/storage/sqlite/schema.py": ("{version + 1}",),
+    f"{POSTGRES}/__init__.py": ("{address.schema}",),
+    f"{POSTGRES}/listening.py": ("{self._channel}",),
+    f"{POSTGRES}/schema.py": ("schema", "{name}", "{meta}", "range(parameters)", "_sql("),
+}
 
 
 def is_fixed(node: ast.expr) -> bool:

@@ -117,3 +117,159 @@ def backup(settings: Settings, file: Path) -> None:
     from nusku import storage
 
     storage.backup_store(settings.store, file)
+
+
+@main.command()
+@_with_settings("store")
+def migrate(settings: Settings) -> None:
+    """Create or bring up to date what the store needs.
+
+    A server does the same at its start, where its user of the database may.
+    """
+    from nusku import storage
+
+    click.echo(storage.migrate_store(settings.store))
+
+
+@main.command("copy")
+@click.option("--from", "source", metavar="URI", required=True, help="The store to copy.")
+@click.option("--to", "target", metavar="URI", required=True, help="An empty store.")
+@_with_settings()
+def copy_(settings: Settings, source: str, target: str) -> None:
+    """Copy everything from one store to another, while no server uses either.
+
+    Queues, messages with the rest of their lives and their places, claims, subscriptions, pools and
+    flavors. Interrupted, it goes on where it was when it is started again.
+    """
+    import asyncio
+
+    from nusku.metrics import Metrics
+    from nusku.storage import StoreOptions, copying, open_store
+
+    async def run(progress: Callable[[copying.Progress], None]) -> copying.Summary:
+        options = StoreOptions.of(settings)
+        from_ = await open_store(source, None, options, Metrics())
+        try:
+            to = await open_store(target, None, options, Metrics())
+            try:
+                return await copying.copy(from_, to, progress)
+            finally:
+                await to.close()
+        finally:
+            await from_.close()
+
+    with _bar("copying") as bar:
+        summary = asyncio.run(run(lambda step: bar.reach(step.done, step.whole)))
+    click.echo(summary)
+
+
+@main.command()
+@click.option("--url", metavar="URL", required=True, help="The Zaqar, such as http://zaqar:8888.")
+@click.option("--project", "projects", metavar="ID", multiple=True, required=True, help="Whose.")
+@click.option("--queue", "queues", metavar="NAME", multiple=True, help="Only these queues.")
+@click.option("--token", metavar="TOKEN", envvar="OS_TOKEN", help="As X-Auth-Token.")
+@click.option("--roles", metavar="ROLES", default="admin", show_default=True, help="As X-Roles.")
+@click.option("--pools/--no-pools", default=True, help="Whether pools and flavors come along.")
+@click.option("--forget", is_flag=True, help="Bring nothing; forget what was brought before.")
+@_with_settings("store")
+def import_zaqar(
+    settings: Settings,
+    url: str,
+    projects: tuple[str, ...],
+    queues: tuple[str, ...],
+    token: str | None,
+    roles: str,
+    pools: bool,
+    forget: bool,
+) -> None:
+    """Bring over what a running Zaqar shows of the given projects.
+
+    Queues and topics with their metadata, messages in their order with the rest of their lives
+    (claimed ones come unclaimed), subscriptions, pools and flavors. Nothing is changed there.
+    Interrupted, it goes on where it was when it is started again: what has come is known by its ids,
+    which take some room in the store until --forget.
+    """
+    import asyncio
+
+    from nusku import zaqar
+
+    if forget:
+        click.echo(f"forgot {asyncio.run(zaqar.forget(settings, projects))} ids and names")
+        return
+    origin = zaqar.Origin(url, projects, queues, token or "", roles, pools)
+    with _bar("importing") as bar:
+        try:
+            summary = asyncio.run(zaqar.bring(settings, origin, bar.reach))
+        except zaqar.ZaqarError as error:
+            _refuse(str(error))
+    click.echo(summary)
+
+
+@main.group()
+def pool() -> None:
+    """What operators do with pools; needs a running server."""
+
+
+_URL = click.option(
+    "--url", metavar="URL", default="http://127.0.0.1:8888", show_default=True, help="The server."
+)
+_TOKEN = click.option("--token", metavar="TOKEN", envvar="OS_TOKEN", help="As X-Auth-Token.")
+
+
+@pool.command()
+@click.argument("name")
+@_URL
+@_TOKEN
+def drain(name: str, url: str, token: str | None) -> None:
+    """Bring all queues of the pool NAME to others, while clients keep working.
+
+    The pool gets no new queues from then on. Interrupted, it goes on where it was when it is
+    started again.
+    """
+    import asyncio
+    import uuid
+
+    from nusku import draining
+
+    identity = {"X-Auth-Token": token} if token else {"X-Project-ID": "admin", "X-Roles": "admin"}
+    headers = {"Client-ID": str(uuid.uuid4()), **identity}
+    with _bar(f"draining {name}") as bar:
+
+        def progress(step: draining.Progress) -> None:
+            bar.advance(
+                step.moved_messages + step.moved_queues, step.messages_left + step.queues_left
+            )
+
+        try:
+            moved = asyncio.run(draining.drain(url, name, headers, progress))
+        except draining.Refused as refusal:
+            _refuse(str(refusal))
+    click.echo(f"moved {moved.queues} queues with {moved.messages} messages")
+
+
+class _Bar:
+    """Progress on stderr, of work whose size may change meanwhile."""
+
+    def __init__(self, label: str) -> None:
+        self._bar = click.progressbar(length=1, label=label, file=sys.stderr)
+        self._done = 0
+
+    def __enter__(self) -> "_Bar":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def reach(self, done: int, whole: int) -> None:
+        """So much of so much is done."""
+        self._bar.length = max(whole, 1)
+        self._bar.update(done - self._done)
+        self._done = done
+
+    def advance(self, more: int, left: int) -> None:
+        """So much more is done, and so much is left."""
+        self.reach(self._done + more, self._done + more + left)
+
+
+_bar = _Bar

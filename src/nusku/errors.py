@@ -39,6 +39,28 @@ class InvalidBody(NuskuError):
     title = "Invalid request body"
 
 
+class InvalidPool(NuskuError):
+    """The pool's store offers other capabilities than the pools that share its flavor, or cannot
+    be connected to.
+    """
+
+    status = 400
+    title = "Unable to create pool"
+
+
+class InvalidFlavor(NuskuError):
+    """A flavor is made of pools that exist, at least one, all of the same capabilities."""
+
+    status = 400
+    title = "Unable to create"
+
+
+class InvalidFlavorUpdate(InvalidFlavor):
+    """A flavor is made of pools that exist, at least one, all of the same capabilities."""
+
+    title = "updatefail"
+
+
 class InvalidParameter(NuskuError):
     """A query parameter is not the integer or boolean that it has to be."""
 
@@ -106,6 +128,15 @@ class ClaimMismatch(NuskuError):
 
 class MessageClaimed(NuskuError):
     """The message is held by a claim that was not given. Only its holder may delete it."""
+
+    status = 403
+    title = "Unable to delete"
+
+
+class PoolInUse(NuskuError):
+    """The pool holds messages, or notifications that are still to be made, or it is the last one
+    of its flavor. Drain it, or take the flavor away, first.
+    """
 
     status = 403
     title = "Unable to delete"

@@ -37,6 +37,23 @@ class QueueKey(NamedTuple):
     name: str
 
 
+def home(key: QueueKey) -> str:
+    """What queues that are written in one step have in common, beside their project.
+
+    A notice lives beside the queue that it speaks of, whose kind and name are its name; what a
+    subscription is to be told beside what it could not be told; and what is still on its way into a
+    queue (``import/…``) beside that. A store that spreads queues over
+    several machines keeps those of one home together.
+    """
+    match key.kind:
+        case "notice":
+            return key.name
+        case "delivery" | "failed":
+            return f"subscription/{key.name}"
+        case kind:
+            return f"{kind}/{key.name.removeprefix('import/')}"
+
+
 class QueueRef(NamedTuple):
     """A queue as its caller last read it.
 
@@ -51,7 +68,10 @@ class QueueRef(NamedTuple):
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A message about to be stored. ``body`` is opaque to stores."""
+    """A message about to be stored. ``body`` is opaque to stores.
+
+    One that was posted to another queue before keeps its ``posted_ms`` (0: now) and ``count``.
+    """
 
     body: bytes
     ttl_s: int
@@ -59,6 +79,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     client: str = ""
     dedup: str | None = None
     attributes: bytes | None = None
+    posted_ms: int = 0
+    count: int = 0
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -132,6 +154,39 @@ class Occupied(NamedTuple):
     key: QueueKey
     messages: int
     oldest_ms: int
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """A live message with all that a store keeps of it, so that another can keep it in its place.
+
+    ``hidden_ms`` is when its claim or delay ends, 0 for a free one; ``claim`` is the id of the
+    claim, which then has ``claim_ttl_s`` and ``claim_started_ms``. A body never changes, so two
+    that were dumped without theirs (``body`` is None) are equal if the messages are.
+    """
+
+    position: int
+    posted_ms: int
+    ttl_s: int
+    expires_ms: int
+    count: int
+    client: str
+    body: bytes | None
+    attributes: bytes | None = None
+    dedup: str | None = None
+    hidden_ms: int = 0
+    claim: str | None = None
+    claim_ttl_s: int = 0
+    claim_started_ms: int = 0
+
+
+class Holding(NamedTuple):
+    """A queue as a store holds it: ``next_position`` is the one that its next message gets."""
+
+    ref: QueueRef
+    next_position: int
+    messages: int
+    sealed: bool
+    now_ms: int
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -8,6 +8,8 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
 
@@ -16,16 +18,22 @@ import uvicorn
 import uvloop
 
 import nusku
-from nusku import http, keys, notify
+from nusku import http, keys, notify, workers
 from nusku.addresses import Addresses
 from nusku.auth import Trusts
-from nusku.broker import Broker
-from nusku.clock import steady_clock
+from nusku.broker import Broker, Pools
 from nusku.config import ConfigError, Settings, masked
 from nusku.errors import StoreRefused, Unavailable
 from nusku.logs import RequestLog, configure
 from nusku.metrics import Metrics
-from nusku.storage import MessageStore, Store, StoreOptions, open_store
+from nusku.storage import (
+    MessageStore,
+    Store,
+    StoreOptions,
+    copying,
+    endpoints,
+    open_store,
+)
 
 log = structlog.get_logger("nusku.server")
 
@@ -41,12 +49,29 @@ def run(settings: Settings) -> int:
 
     0 after a clean stop, 1 when the store failed, 2 when the start was refused.
     """
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        return _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    if settings.workers == 1:
+        return _run_one(settings, listener, None)
+    # Of one listener for all, whoever wakes first takes all that come at once; and connections stay
+    # where they are. The parent's holds the port and does not listen.
+    reserved = _another(listener)
+    return workers.supervise(
+        settings.workers,
+        reserved,
+        lambda worker: _run_one(settings, _another(reserved, 4096), worker),
+    )
+
+
+def _run_one(settings: Settings, listener: socket.socket, worker: workers.Worker | None) -> int:
     request_log = configure(settings.log_level, settings.log_format)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # we say ourselves that we start
     # The commit thread must not wait long for the loop's thread to let go of the interpreter.
     sys.setswitchinterval(0.0002)
     try:
-        return uvloop.run(_serve(settings, request_log))
+        return uvloop.run(_serve(settings, listener, worker, request_log))
     finally:
         request_log.close()
 
@@ -54,10 +79,13 @@ def run(settings: Settings) -> int:
 class Server(uvicorn.Server):
     """uvicorn's, stopping when told, with a status."""
 
-    def __init__(self, config: uvicorn.Config, broker: Broker) -> None:
+    def __init__(
+        self, config: uvicorn.Config, broker: Broker, worker: workers.Worker | None
+    ) -> None:
         super().__init__(config)
         self.status = 0
         self._broker = broker
+        self._worker = worker
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not remembered, unlike uvicorn does, lest the process die of the signal after all.
@@ -72,6 +100,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._worker is not None:
+            self._worker.watch(lambda: self.stop(0))
+            self._worker.listening()
+            return
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"nusku listening on {url}", flush=True)  # noqa: T201 - the one line on stdout
@@ -91,53 +123,78 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
-async def _serve(settings: Settings, request_log: RequestLog) -> int:
-    try:
-        listener = _listen(settings.host, settings.port)
-    except OSError as error:
-        return _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    worker: workers.Worker | None,
+    request_log: RequestLog,
+) -> int:
     metrics = Metrics()
-    options = StoreOptions(settings.sqlite_synchronous, settings.disk_watermark)
+    ours = [(settings.host, listener.getsockname()[1]), *endpoints(settings.store)]
+
+    async def open_pool(uri: str, options: Mapping[str, Any]) -> Store:
+        ours.extend(one for one in endpoints(uri) if one not in ours)
+        # Figures of pools would be taken for those of the service's own store.
+        return await open_store(uri, None, StoreOptions.of(settings, options), Metrics())
+
     try:
-        store = await open_store(settings.store, steady_clock(), options, metrics)
+        own = await open_store(settings.store, None, StoreOptions.of(settings), metrics)
     except StoreRefused as error:
         listener.close()
         return _refuse(str(error))
     try:
+        await copying.refuse_unfinished(own)
         signing_key = keys.signing_key(settings)
-    except StoreRefused as error:
+    except (StoreRefused, Unavailable) as error:
         listener.close()
-        await store.close()
+        await own.close()
         return _refuse(str(error))
     log.info(
         "starting",
         version=nusku.__version__,
         store=masked(settings.store),
-        synchronous=settings.sqlite_synchronous,
+        guarantee=own.guarantee,
         auth=settings.auth,
     )
     trusts = Trusts(settings)
-    addresses = Addresses(settings, own=[(settings.host, listener.getsockname()[1])])
+    addresses = Addresses(settings, own=ours)
+    rng = random.SystemRandom()
+    pools = Pools(own, open_pool, settings, rng)
     broker = Broker(
-        store,
+        pools,
         settings,
         metrics,
-        random.SystemRandom(),
+        rng,
         signing_key=signing_key,
         trusts=trusts,
         addresses=addresses,
     )
     try:
         senders = notify.build(settings, addresses, trusts)
-        await broker.open()
         notifier = notify.Notifier(broker, senders, settings, metrics, _attempts_max(settings))
-        server = _build(settings, broker, signing_key, metrics, request_log)
-        return await _run(server, store, notifier, listener, settings.shutdown_timeout)
+        server = _build(settings, broker, signing_key, metrics, request_log, worker)
+        async with _figures(worker, metrics):
+            return await _run(server, pools, notifier, listener, settings.shutdown_timeout)
     except ConfigError as error:
         return _refuse(*error.problems)
     finally:
+        await broker.moving.close()
         await trusts.close()
-        await store.close()
+        await pools.close()
+        await own.close()
+
+
+@asynccontextmanager
+async def _figures(worker: workers.Worker | None, metrics: Metrics) -> AsyncIterator[None]:
+    """Tell the other workers the figures of this one."""
+    if worker is None:
+        yield
+        return
+    telling = await worker.tell(metrics)
+    try:
+        yield
+    finally:
+        telling.close()
 
 
 def _attempts_max(settings: Settings) -> int:
@@ -155,6 +212,7 @@ def _build(
     signing_key: str,
     metrics: Metrics,
     request_log: RequestLog,
+    worker: workers.Worker | None,
 ) -> Server:
     openapi: dict[str, Any] = {}
 
@@ -163,7 +221,10 @@ def _build(
             openapi.update(http.document(settings, nusku.__version__))
         return openapi
 
-    system = http.SystemHandlers(broker, settings, metrics, document, http.page)
+    async def figures() -> bytes:
+        return metrics.text() if worker is None else await worker.all_metrics(metrics)
+
+    system = http.SystemHandlers(broker, settings, figures, document, http.page)
     # Request ids only have to differ; asking the system for randomness each time would cost more.
     app = http.build(broker, settings, metrics, request_log, system, random.Random(), signing_key)  # noqa: S311
     config = uvicorn.Config(
@@ -178,7 +239,7 @@ def _build(
         backlog=4096,
         timeout_graceful_shutdown=int(settings.shutdown_timeout),
     )
-    server = Server(config, broker)
+    server = Server(config, broker, worker)
     connections = server.server_state.connections
     metrics.gauge("nusku_waiters", "Requests that wait for messages.", lambda: len(broker.waiting))
     metrics.gauge("nusku_connections", "Open connections.", lambda: len(connections))
@@ -187,15 +248,15 @@ def _build(
 
 async def _run(
     server: Server,
-    store: Store,
+    pools: Pools,
     notifier: notify.Notifier,
     listener: socket.socket,
     shutdown_timeout_s: int,
 ) -> int:
     duties = [
-        asyncio.create_task(_housekeeping(store.messages)),
+        asyncio.create_task(_housekeeping(pools)),
         asyncio.create_task(http.sweep_for_ever(server.server_state.connections)),
-        asyncio.create_task(_watch(store, server)),
+        asyncio.create_task(_watch(pools.own, server)),
     ]
     notifier.start()
     # What lives from here on is made by requests; the rest need not be looked at again.
@@ -218,14 +279,19 @@ async def _watch(store: Store, server: Server) -> None:
     server.stop(FAILED)
 
 
-async def _housekeeping(messages: MessageStore) -> None:
+async def _housekeeping(pools: Pools) -> None:
     while True:
-        try:
-            done = await messages.expire(EXPIRED_AT_ONCE)
-        except Unavailable as error:
-            log.warning("housekeeping has to wait", reason=error.detail)
-            done = 0
+        stores = (pools.own, *pools.opened().values())
+        done = sum(await asyncio.gather(*(_tidy(store.messages) for store in stores)))
         await asyncio.sleep(HOUSEKEEPING_PAUSE_S if done else HOUSEKEEPING_REST_S)
+
+
+async def _tidy(messages: MessageStore) -> int:
+    try:
+        return await messages.expire(EXPIRED_AT_ONCE)
+    except Unavailable as error:
+        log.warning("housekeeping has to wait", reason=error.detail)
+        return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -240,6 +306,23 @@ def _listen(host: str, port: int) -> socket.socket:
         raise
     listener.setblocking(False)
     return listener
+
+
+def _another(listener: socket.socket, backlog: int = 0) -> socket.socket:
+    """A socket on the same port that the kernel shares with its like; the first one is closed.
+
+    With a backlog it listens, and connections are spread over those that do.
+    """
+    address = listener.getsockname()
+    listener.close()
+    another = socket.socket(listener.family, socket.SOCK_STREAM)
+    another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    another.bind(address)
+    if backlog:
+        another.listen(backlog)
+    another.setblocking(False)
+    return another
 
 
 def _refuse(*problems: str) -> int:

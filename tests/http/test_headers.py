@@ -465,6 +465,11 @@ ROUTES = [
     ("/v2/topics/t/messages", {"GET", "POST", "DELETE"}),
     ("/v2/topics/t/messages/m", {"GET", "DELETE"}),
     ("/v2/queues/q/share", {"POST"}),
+    ("/v2/pools", {"GET"}),
+    ("/v2/pools/p", {"GET", "PUT", "PATCH", "DELETE"}),
+    ("/v2/pools/p/drain", {"POST"}),
+    ("/v2/flavors", {"GET"}),
+    ("/v2/flavors/f", {"GET", "PUT", "PATCH", "DELETE"}),
     *[
         (f"{one}/subscriptions{below}", methods)
         for one in ("/v2/queues/q", "/v2/topics/t")

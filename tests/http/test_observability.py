@@ -112,7 +112,7 @@ def test_the_openapi_document_covers_every_route(api: Api) -> None:
     }
     routed = {"/": {"GET"}, **{path: {"GET"} for path in OURS}}
     for path, methods in ROUTES:
-        routed[re.sub(r"/(q|t|m|c|s)(?=/|$)", "/{}", path)] = methods
+        routed[re.sub(r"/(q|t|m|c|s|p|f)(?=/|$)", "/{}", path)] = methods
     assert described == routed
 
 

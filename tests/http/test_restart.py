@@ -250,6 +250,7 @@ def test_every_acknowledged_post_is_there_after_an_end_under_load(
     assert again.stats("q")["total"] >= len(acknowledged)
 
 
+@pytest.mark.embedded
 @pytest.mark.slow
 def test_a_second_server_on_the_same_file_is_refused(private_server: Starter) -> None:
     own = private_server().api()

@@ -207,6 +207,7 @@ def test_topics_are_not_shared(api: Api) -> None:
 # -- the key
 
 
+@pytest.mark.embedded
 @pytest.mark.slow
 def test_what_was_shared_survives_a_restart(private_server: Callable[..., LiveServer]) -> None:
     server = private_server()
@@ -223,6 +224,7 @@ def test_what_was_shared_survives_a_restart(private_server: Callable[..., LiveSe
     assert share(again.api(project="mine"), {"expires": shared["expires"]}) == shared
 
 
+@pytest.mark.embedded
 def test_another_server_has_another_key(api: Api, shared_server: Callable[..., LiveServer]) -> None:
     shared = share(api)
     expect(api.get(shared["paths"][0], headers=signed(api, shared)), 200)

@@ -9,7 +9,7 @@ import asyncio
 import random
 import selectors
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 from nusku.addresses import Addresses
-from nusku.broker import Broker, Change, NewMessage
-from nusku.broker.deliveries import NOTICES, Deliveries, Parcel, Recipient, internal
+from nusku.broker import Broker, Change, NewMessage, Pools
+from nusku.broker.deliveries import Deliveries, Parcel, Recipient
 from nusku.broker.subscriptions import Trusts
 from nusku.config import Settings
 from nusku.errors import Unavailable
@@ -28,6 +28,8 @@ from nusku.metrics import Metrics
 from nusku.model import Context, QueueKey
 from nusku.notify import Notifier, Outcome
 from nusku.storage import Store, StoreOptions, open_store
+
+pytestmark = pytest.mark.embedded
 
 T = TypeVar("T")
 
@@ -107,6 +109,10 @@ def run(test: Coroutine[Any, Any, T]) -> T:
 
 def timeless() -> Timeless:
     return cast("Timeless", asyncio.get_running_loop())
+
+
+async def no_pools(uri: str, options: Mapping[str, Any]) -> Store:
+    raise AssertionError(f"nobody added a pool at {uri}")
 
 
 # -- a server without its transports ---------------------------------------------------------------
@@ -232,18 +238,18 @@ class Rig:
             messages=cast("Any", _Part(store.messages, self)),
             records=cast("Any", _Part(store.records, self)),
         )
+        rng = random.SystemRandom()
         self.broker = Broker(
-            self.store,
+            Pools(self.store, no_pools, self.settings, rng),
             self.settings,
             metrics,
-            random.SystemRandom(),
+            rng,
             signing_key="k" * 40,
             trusts=cast("Trusts", self._trusts),
             addresses=Addresses(self.settings),
             now=lambda: EPOCH_S + loop.time(),
         )
         self.subscriptions, self.queues = self.broker.subscriptions, self.broker.queues
-        await self.broker.open()
         self.notifier = Notifier(self.broker, {"http": self.sender}, self.settings, metrics, 100)
         if sending:
             self.notifier.start()
@@ -285,7 +291,7 @@ class Rig:
 
     async def unspread(self) -> int:
         with timeless().work():
-            return (await self._plain.messages.count(internal(NOTICES))).total
+            return sum(one.messages for one in await self._plain.messages.occupied("notice"))
 
     async def settled(self, *ids: str, within_s: float = 1800.0) -> bool:
         """Wait until all notices are spread and these have nothing pending."""

@@ -16,7 +16,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from nusku.addresses import Addresses
-from nusku.broker import Broker, NewMessage
+from nusku.broker import Broker, NewMessage, Pools
 from nusku.broker.journal import Attempt, Journal
 from nusku.broker.subscriptions import Trusts
 from nusku.clock import steady_clock
@@ -31,6 +31,7 @@ from tests.live import Api, LiveServer, eventually
 from tests.notify import receivers
 from tests.notify.live import GENTLE, OPEN, count, subscribe, told
 from tests.notify.receivers import Exchange, Farm
+from tests.notify.test_faults import no_pools
 
 SETTINGS = {**OPEN, "delivery_timeout": 1.0, "shutdown_timeout": 2}
 CLAIMED_S = 16 + 15
@@ -345,10 +346,11 @@ def test_what_happens_is_counted(shared_server: Callable[..., LiveServer], farm:
 # -- the fan-out -----------------------------------------------------------------------------------
 
 
+@pytest.mark.embedded
 @pytest.mark.slow
 def test_a_fan_out_may_take_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds its notices until it is done, or else it would begin anew, and never end."""
-    monkeypatch.setattr("nusku.broker.deliveries.NOTICES_S", 1)
+    monkeypatch.setattr("nusku.broker.notices.HELD_S", 1)
     monkeypatch.setattr("nusku.broker.fanout.HOLD_AGAIN_S", 0.3)
     monkeypatch.setattr("nusku.broker.fanout.SUBSCRIPTIONS_AT_ONCE", 1)
 
@@ -356,11 +358,11 @@ def test_a_fan_out_may_take_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
         settings, metrics = Settings(), Metrics()
         uri = f"sqlite:///{tmp_path / 'nusku.db'}"
         store = await open_store(uri, steady_clock(), StoreOptions(), metrics)
+        rng = random.Random()
         broker = Broker(
-            store, settings, metrics, random.Random(), signing_key="", trusts=cast("Trusts", None),
+            Pools(store, no_pools, settings, rng), settings, metrics, rng, signing_key="", trusts=cast("Trusts", None),
             addresses=Addresses(settings),
         )  # fmt: skip
-        await broker.open()
         ctx, key = Context("p", "c", frozenset({"admin"})), QueueKey("queue", "p", "q")
         made = [
             await broker.subscriptions.create(ctx, key, {"subscriber": f"http://example.com/{n}"})

@@ -416,6 +416,7 @@ def test_no_key_is_in_any_answer(toured: Toured) -> None:
     assert not toured.tour.cage.seen_in(toured.tour.said, "setting")
 
 
+@pytest.mark.embedded
 def test_a_key_that_was_made_is_in_its_file_only(talkative: LiveServer) -> None:
     (key,) = re.findall("[0-9a-f]{64}", (talkative.folder / "nusku.db.key").read_text())
     api = talkative.api()

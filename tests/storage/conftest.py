@@ -1,4 +1,4 @@
-"""Every test of a store runs once for each backend, in a directory of its own."""
+"""Every test of a store runs once for each backend, on a store of its own."""
 
 import asyncio
 import inspect
@@ -33,10 +33,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for ``backend``, or for a fixture that does, once for each of them."""
+    own = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "backend" in metafunc.fixturenames and "backend" not in own:
+        metafunc.parametrize("backend", sorted(BACKENDS))
+
+
+@pytest.fixture
+def uri(backend: str, tmp_path: Path) -> str:
     """Where a store of this backend may be made; there is none yet."""
-    return BACKENDS[request.param](tmp_path)
+    return BACKENDS[backend](tmp_path)
 
 
 @pytest.fixture
@@ -58,7 +65,8 @@ def house(request: pytest.FixtureRequest, uri: str, runner: asyncio.Runner) -> I
     """A fresh open store. No test here cuts the power, so none waits for the disk."""
     if "probe" in request.fixturenames:
         request.getfixturevalue("probe")  # which has to be there first
-    house = House(uri, StoreOptions(synchronous="normal"))
+    replicas = 1 if uri.startswith("redis+cluster:") else 0
+    house = House(uri, StoreOptions(synchronous="normal", replicas=replicas))
     runner.run(house.open())
     yield house
     runner.run(house.close())

@@ -1,18 +1,28 @@
 """What the tests of stores share: a clock to turn and a house with one open store in it.
 
-A backend joins the suite with one line in :data:`BACKENDS`.
+A backend joins the suite with one line in :mod:`tests.servers.stores`. The suite runs on all of
+them, or on some::
+
+    pytest tests/storage --store=postgresql            # or redis, redis-cluster, sqlite
+    pytest tests/storage --store=redis,redis-cluster
+
+The servers are started for the run, each test gets an empty store. A test that is about one
+kind of store says so: ``pytestmark = pytest.mark.only("sqlite")``; one that needs servers of its
+own (to kill them, say) starts them by :mod:`tests.servers`. A test may have several stores at a
+time: ``BACKENDS[name](folder)`` is the URI of the one of that folder, empty when it is first asked
+for, and taken back when the test ends or the folder is gone.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from nusku.metrics import Metrics
-from nusku.model import Claimed, Draft, Found, Kind, Message, QueueKey, QueueRef
+from nusku.model import Claimed, Draft, Found, Kind, Message, QueueKey, QueueRef, home
 from nusku.storage import MessageStore, RecordStore, Store, StoreOptions, open_store
+from tests.servers.stores import KINDS, store_in
 
-BACKENDS: dict[str, Callable[[Path], str]] = {
-    "sqlite": lambda directory: f"sqlite:///{directory / 'nusku.db'}",
-}
+BACKENDS: dict[str, Callable[[Path], str]] = {kind: partial(store_in, kind) for kind in KINDS}
 """The URI of a fresh store by the name of its backend, given a directory of its own."""
 
 START_MS = 1_700_000_000_000
@@ -80,10 +90,33 @@ class House:
     async def queue(
         self, name: str = "orders", project: str = "p1", kind: Kind = "queue"
     ) -> QueueRef:
-        """A queue of a new generation, admitted to the store."""
+        """A queue of a new generation, admitted to the store and open, in place of any other."""
         ref = QueueRef(QueueKey(kind, project, name), self.generation(), 1)
-        await self.messages.admit(ref)
+        await self.admit(ref)
         return ref
+
+    async def admit(self, ref: QueueRef) -> None:
+        """Make this generation and version the current and open one."""
+        admitted = await self.messages.admit(ref)
+        if admitted.other is not None:
+            await self.messages.drop(ref._replace(generation=admitted.other))
+            admitted = await self.messages.admit(ref)
+        await self.messages.open(ref, admitted.seal)
+
+    async def unseal(self, ref: QueueRef) -> None:
+        """Break whatever seal there is, if the queue is of this generation and version."""
+        name = ref.key.name
+        # The greatest name before it is the one behind which to look.
+        before = ref.key._replace(name=f"{name[:-1]}{chr(ord(name[-1]) - 1)}\U0010ffff")
+        held = await self.messages.queues(before, 1)
+        if any(one.ref.key == ref.key and one.sealed for one in held):
+            # An older version changes nothing, but says which seal there is.
+            admitted = await self.messages.admit(ref._replace(version=0))
+            await self.messages.open(ref, admitted.seal)
+
+    async def beside(self, ref: QueueRef) -> QueueRef:
+        """A new queue of the same home: the notices of one that is nobody's inside."""
+        return await self.queue(home(ref.key), ref.key.project, "notice")
 
     async def post(
         self,

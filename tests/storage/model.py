@@ -6,7 +6,17 @@ The store chooses positions and claim ids, so the model is told them; it decides
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nusku.model import Counts, Draft, Kind, Message, Occupied, QueueKey, QueueRef
+from nusku.model import (
+    Counts,
+    Draft,
+    Holding,
+    Kind,
+    Message,
+    Occupied,
+    QueueKey,
+    QueueRef,
+    Stored,
+)
 from nusku.storage import Removal, Removed, Stale
 from tests.storage.harness import TurnedClock
 
@@ -48,6 +58,43 @@ class Row:
             self.attributes,
         )
 
+    def stored(self, now_ms: int, *, body: bool) -> Stored:
+        hidden, holder = self.visible_ms > now_ms, self.holder(now_ms)
+        started_ms, ttl_s = self.term if holder else (0, 0)
+        return Stored(
+            self.position,
+            self.posted_ms,
+            self.ttl_s,
+            self.expires_ms,
+            self.count,
+            self.client,
+            self.body if body else None,
+            self.attributes,
+            self.dedup,
+            self.visible_ms if hidden else 0,
+            holder,
+            ttl_s,
+            started_ms,
+        )
+
+    @classmethod
+    def of(cls, one: Stored) -> "Row":
+        assert one.body is not None
+        return cls(
+            one.position,
+            one.posted_ms,
+            one.ttl_s,
+            one.expires_ms,
+            one.hidden_ms,
+            one.client,
+            one.body,
+            one.attributes,
+            one.dedup,
+            one.claim,
+            (one.claim_started_ms, one.claim_ttl_s),
+            one.count,
+        )
+
 
 @dataclass(slots=True)
 class Lane:
@@ -56,6 +103,7 @@ class Lane:
     ref: QueueRef
     rows: list[Row] = field(default_factory=list)
     top: int = 0
+    sealed: bool = True
 
 
 class Model:
@@ -68,11 +116,22 @@ class Model:
     # Finding rows
 
     def lane(self, ref: QueueRef, *, fresh: bool = False) -> Lane:
-        lane = self.lanes.get(ref.key)
-        if lane is None or lane.ref.generation != ref.generation or (fresh and lane.ref != ref):
+        lane = self.any_lane(ref)
+        if lane is None or lane.sealed or (fresh and lane.ref != ref):
             raise Stale
-        lane.rows = [row for row in lane.rows if row.expires_ms > self.clock()]
         return lane
+
+    def any_lane(self, ref: QueueRef) -> Lane | None:
+        """The queue, sealed or not, if it is of this generation."""
+        lane = self.lanes.get(ref.key)
+        if lane is None or lane.ref.generation != ref.generation:
+            return None
+        self._live(lane)
+        return lane
+
+    def _live(self, lane: Lane) -> list[Row]:
+        lane.rows = [row for row in lane.rows if row.expires_ms > self.clock()]
+        return lane.rows
 
     def alive(self, ref: QueueRef) -> list[Row]:
         return self.lane(ref).rows
@@ -104,15 +163,69 @@ class Model:
 
     # The operations
 
-    def admit(self, ref: QueueRef) -> None:
-        lane = self.lanes.get(ref.key)
-        if lane is not None and lane.ref.generation == ref.generation:
-            lane.ref = ref
-        else:
-            self.lanes[ref.key] = Lane(ref)
+    def admit(self, ref: QueueRef) -> str | None:
+        lane = self.lanes.setdefault(ref.key, Lane(ref))
+        if lane.ref.generation != ref.generation:
+            return lane.ref.generation
+        lane.ref = max(lane.ref, ref, key=lambda one: one.version)
+        return None
 
-    def drop(self, key: QueueKey) -> None:
-        self.lanes.pop(key, None)
+    def open(self, ref: QueueRef) -> None:
+        lane = self.any_lane(ref)
+        if lane is not None and lane.ref == ref:
+            lane.sealed = False
+
+    def seal(self, ref: QueueRef) -> None:
+        lane = self.unless_overtaken(ref)
+        lane.ref, lane.sealed = ref, True
+
+    def unless_overtaken(self, ref: QueueRef) -> Lane:
+        lane = self.any_lane(ref)
+        if lane is None or lane.ref.version > ref.version:
+            raise Stale
+        return lane
+
+    def drop(self, ref: QueueRef, *, empty: bool = False, unless_later: bool = False) -> None:
+        lane = self.any_lane(ref)
+        if (
+            lane is not None
+            and not (empty and lane.rows)
+            and not (unless_later and lane.ref.version > ref.version)
+        ):
+            del self.lanes[ref.key]
+
+    def holdings(self) -> list[Holding]:
+        return [
+            Holding(lane.ref, lane.top + 1, len(self._live(lane)), lane.sealed, self.clock())
+            for _, lane in sorted(self.lanes.items())
+        ]
+
+    def dump(self, ref: QueueRef, after: int, limit: int, *, bodies: bool) -> list[Stored]:
+        lane = self.any_lane(ref)
+        if lane is None:
+            raise Stale
+        rows = [row for row in lane.rows if row.position > after]
+        return [row.stored(self.clock(), body=bodies) for row in rows[:limit]]
+
+    def load(
+        self,
+        ref: QueueRef,
+        next_position: int,
+        after: int,
+        through: int,
+        messages: Sequence[Stored],
+    ) -> None:
+        if ref.key not in self.lanes:
+            self.lanes[ref.key] = Lane(ref)
+        lane = self.unless_overtaken(ref)
+        lane.ref = ref
+        new = {one.position: Row.of(one) for one in messages if one.expires_ms > self.clock()}
+        old = {r.position: r for r in lane.rows if not after < r.position <= through}
+        keys = {row.dedup for row in new.values()}
+        for row in old.values():
+            row.dedup = None if row.dedup in keys else row.dedup
+        lane.rows = [row for _, row in sorted((old | new).items())]
+        lane.top = max([lane.top, next_position - 1, *new])
 
     def clear(self, ref: QueueRef) -> None:
         self.lane(ref).rows.clear()
@@ -134,7 +247,7 @@ class Model:
                 lane.rows.append(
                     Row(
                         position,
-                        now,
+                        draft.posted_ms or now,
                         draft.ttl_s,
                         now + draft.ttl_s * 1000,
                         now + draft.delay_s * 1000,
@@ -142,6 +255,7 @@ class Model:
                         draft.body,
                         draft.attributes,
                         draft.dedup,
+                        count=draft.count,
                     )
                 )
 
@@ -282,11 +396,10 @@ class Model:
     ) -> None:
         """Check the new positions that were given, and move."""
         goal = self.lane(target)
-        try:
-            source = self.lane(ref)
-        except Stale:
+        if self.any_lane(ref) is None:
             assert not given
             return
+        source = self.lane(ref)
         held = [] if claim is None else self.held(ref, claim)
         movable = {row.position: row for row in self.free(ref) + held}
         moved = [movable[p] for p in positions if p in movable]
@@ -307,7 +420,10 @@ class Model:
         return self.messages(taken)
 
     def count(self, ref: QueueRef) -> Counts:
-        now, rows = self.clock(), self.alive(ref)
+        return self._count(self.lane(ref))
+
+    def _count(self, lane: Lane) -> Counts:
+        now, rows = self.clock(), self._live(lane)
         held = sum(row.holder(now) is not None for row in rows)
         delayed = sum(row.delayed(now) for row in rows)
         oldest, newest = self.messages([rows[0], rows[-1]]) if rows else (None, None)
@@ -318,12 +434,12 @@ class Model:
         return {
             Occupied(lane.ref.key, len(rows), rows[0].posted_ms)
             for lane in lanes
-            if (rows := self.alive(lane.ref))
+            if (rows := self._live(lane))
         }
 
     def volume(self) -> Counts:
         each = [
-            self.count(lane.ref)
+            self._count(lane)
             for lane in self.lanes.values()
             if lane.ref.key.kind in {"queue", "topic"}
         ]

@@ -1,6 +1,6 @@
 """What a record store must answer, in memory and without regard to cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -79,8 +79,22 @@ class Records:
         )
         return True
 
-    def delete(self, place: Place) -> bool:
-        return self.rows.pop(place, None) is not None
+    def delete(self, place: Place) -> Record | None:
+        row = self.rows.pop(place, None)
+        return row and self.read(row)
+
+    def dump(self, after: Place, limit: int) -> list[Record]:
+        rows = [row for place, row in sorted(self.rows.items()) if place > after]
+        return [self.read(row) for row in rows[:limit]]
+
+    def load(self, records: Iterable[Record]) -> None:
+        """Who comes with a name takes it from whoever has it."""
+        for record in records:
+            place = (record.kind, record.project, record.key)
+            other = record.unique and self.find(record.kind, record.project, record.unique)
+            if other and not self.has_ended(record):
+                self.rows[other.kind, other.project, other.key] = replace(other, unique=None)
+            self.rows[place] = record
 
     def ended(self, kind: str, after: tuple[int, str]) -> list[Record]:
         """By (ends_ms, key); those that share both are in no order."""

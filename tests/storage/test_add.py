@@ -72,7 +72,8 @@ async def test_an_empty_batch_adds_nothing(house: House) -> None:
 
 
 async def test_several_queues_take_messages_in_one_step(house: House) -> None:
-    a, b = await house.queue("a"), await house.queue("b")
+    a = await house.queue("a")
+    b = await house.beside(a)
     given = await house.messages.add(
         [(a, [Draft(b"a1", 60), Draft(b"a2", 60)]), (b, [Draft(b"b1", 60)])]
     )
@@ -87,7 +88,8 @@ async def test_several_queues_take_messages_in_one_step(house: House) -> None:
 async def test_when_one_of_several_queues_is_stale_none_takes_anything(
     house: House, stale_first: bool
 ) -> None:
-    fresh, changed = await house.queue("a"), await house.queue("b")
+    fresh = await house.queue("a")
+    changed = await house.beside(fresh)
     await house.messages.admit(changed._replace(version=2))
     posts = [(fresh, [Draft(b"f", 60)]), (changed, [Draft(b"s", 60)])]
     with pytest.raises(Stale):
@@ -192,7 +194,32 @@ async def test_a_dedup_key_is_free_again_after_clear(house: House) -> None:
 async def test_a_dedup_key_is_free_again_in_a_new_generation(house: House) -> None:
     old = await house.queue()
     await house.post(old, "one", dedup="k")
-    await house.messages.drop(old.key)
+    await house.messages.drop(old)
     new = await house.queue()
     await house.post(new, "two", dedup="k")
     assert await house.free(new) == ["two"]
+
+
+async def test_what_was_posted_elsewhere_keeps_its_age_and_its_count(house: House) -> None:
+    ref = await house.queue()
+    house.clock.turn(100)
+    old = START_MS - 60_000
+    drafts = [
+        Draft(b"a", 60, posted_ms=old, count=3),
+        Draft(b"b", 60, delay_s=10, posted_ms=old),
+        Draft(b"c", 60),
+    ]
+    await house.messages.add([(ref, drafts)])
+    found = await house.all(ref)
+    now = START_MS + 100_000
+    assert [(m.posted_ms, m.count, m.ttl_s) for m in found] == [
+        (old, 3, 60),
+        (old, 0, 60),
+        (now, 0, 60),
+    ]
+    assert {m.expires_ms for m in found} == {now + 60_000}
+    got = await house.messages.claim(ref, 9, 60, 60, max_count=3)
+    assert [m.body for m in got.messages] == [b"c"]
+    assert len(got.spent) == 1
+    house.clock.turn(10)
+    assert await house.free(ref) == ["a", "b"]

@@ -478,7 +478,7 @@ async def test_a_claim_of_an_earlier_generation_is_unknown(house: House) -> None
     old = await house.queue()
     await house.post(old, "a")
     claim, _ = await house.hold(old)
-    await house.messages.drop(old.key)
+    await house.messages.drop(old)
     new = await house.queue()
     await house.post(new, "b")
     await house.hold(new)

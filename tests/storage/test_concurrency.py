@@ -2,11 +2,12 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 
 from structlog.testing import capture_logs
 
 from nusku.errors import Unavailable
-from nusku.model import Draft, QueueRef
+from nusku.model import Draft, QueueKey, QueueRef
 from nusku.storage import Removal, Removed, Stale
 from tests.storage.harness import House, bodies, positions
 
@@ -120,7 +121,8 @@ async def test_a_stale_write_among_others_fails_alone(house: House) -> None:
 async def test_an_operation_that_cannot_be_done_fails_alone_and_leaves_no_trace(
     house: House,
 ) -> None:
-    ref, other = await house.queue("a"), await house.queue("b")
+    ref = await house.queue("a")
+    other = await house.beside(ref)
     await house.fill(ref, 20)
     await house.hold(ref, 10)
     unspeakable = "\ud800"  # half of a surrogate pair: no store can encode it
@@ -219,7 +221,8 @@ async def test_workers_that_claim_release_and_delete_do_each_job_once(house: Hou
 
 
 async def test_moves_at_once_with_claims_and_pops_lose_and_double_nothing(house: House) -> None:
-    work, dead = await house.queue("work"), await house.queue("dead")
+    work = await house.queue("work")
+    dead = await house.beside(work)
     given = await house.post(work, *map(str, range(60)))
     await asyncio.gather(
         *(house.messages.move(work, given[n : n + 6], dead, None, {}) for n in range(0, 60, 3)),
@@ -232,8 +235,67 @@ async def test_moves_at_once_with_claims_and_pops_lose_and_double_nothing(house:
 async def test_a_queue_dropped_among_posts_keeps_nothing_from_before(house: House) -> None:
     old = await house.queue()
     posts = [asyncio.create_task(house.post(old, str(n))) for n in range(20)]
-    drop = asyncio.ensure_future(house.messages.drop(old.key))
+    drop = asyncio.ensure_future(house.messages.drop(old))
     late = [asyncio.create_task(house.post(old, str(n))) for n in range(20)]
     await asyncio.gather(*posts, drop, *late, return_exceptions=True)
     new = await house.queue()
     assert not await house.all(new)
+
+
+async def test_what_is_stale_costs_nothing_to_what_it_shares_a_batch_with(house: House) -> None:
+    """Nobody is told of positions at which nothing is."""
+    ref = await house.queue()
+    gone = QueueRef(QueueKey("queue", "p1", "gone"), house.generation(), 1)
+    store = house.messages
+    wrong: list[Callable[[], Awaitable[object]]] = [
+        lambda: store.claim(gone, 1, 60, 60),
+        lambda: store.pop(gone, 1),
+        lambda: store.remove(gone, [1], Removal.ANY),
+        lambda: store.release(gone, "0" * 32),
+        lambda: store.renew(gone, "0" * 32, 60, 60),
+        lambda: house.post(gone, "nobody's"),
+    ]
+    busy = await busy_queues(house)
+    given: list[int] = []
+    for operation in wrong:
+        keeping = [asyncio.ensure_future(house.post(each, "x")) for each in busy]
+        answers = await asyncio.gather(
+            house.post(ref, "a", "b"), operation(), house.post(ref, "c"), return_exceptions=True
+        )
+        await asyncio.gather(*keeping)
+        assert isinstance(answers[1], Stale)
+        for answer in (answers[0], answers[2]):
+            assert isinstance(answer, list)
+            given += answer
+    assert positions(await house.all(ref)) == sorted(given)
+    assert len(given) == 3 * len(wrong)
+    assert [len(await house.all(each)) for each in busy] == [len(wrong)] * len(busy)
+
+
+async def busy_queues(house: House) -> list[QueueRef]:
+    """Posts to these keep every connection of the store busy, so that what follows goes together."""
+    return [await house.queue(f"busy-{n}") for n in range(8)]
+
+
+async def test_housekeeping_beside_a_post_hides_nothing(house: House) -> None:
+    """Not even of a queue that is empty by then, in whose place the post's messages come."""
+    ref = await house.queue()
+    posted: list[str] = []
+
+    async def post() -> None:
+        for _ in range(5):
+            posted.append(str(len(posted)))
+            await house.post(ref, posted[-1])
+
+    async def tidy() -> None:
+        for _ in range(10):
+            await house.messages.expire(500)
+
+    for _ in range(20):
+        await house.messages.remove(ref, [m.position for m in await house.all(ref)], Removal.ANY)
+        posted.clear()
+        await house.post(ref, *"ends", ttl_s=1)
+        house.clock.turn(2)
+        await asyncio.gather(post(), tidy(), post())
+        assert sorted(await house.free(ref), key=int) == posted
+        assert (await house.numbers(ref)) == (len(posted), 0, 0)

@@ -209,5 +209,5 @@ async def test_volume_counts_all_queues_of_the_store(house: House) -> None:
     house.clock.turn(30)
     await house.messages.clear(b)
     assert (await house.messages.volume())[:3] == (3, 0, 0)
-    await house.messages.drop(a.key)
+    await house.messages.drop(a)
     assert (await house.messages.volume())[:3] == (0, 0, 0)

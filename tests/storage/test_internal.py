@@ -1,10 +1,11 @@
 """Internal kinds of queues: apart from the others, and which of them hold messages."""
 
+import asyncio
 from typing import get_args
 
 import pytest
 
-from nusku.model import Draft, Kind, Occupied, QueueKey
+from nusku.model import Draft, Kind, Occupied, QueueKey, QueueRef
 from nusku.storage import Removal, Stale
 from tests.storage.harness import START_MS, House
 
@@ -26,7 +27,7 @@ async def test_each_kind_is_a_namespace_of_its_own(house: House) -> None:
         await house.post(ref, ref.key.kind)
     for ref in refs:
         assert await house.free(ref) == [ref.key.kind]
-    await house.messages.drop(refs[-1].key)
+    await house.messages.drop(refs[-1])
     for ref in refs[:-1]:
         assert await house.free(ref) == [ref.key.kind]
 
@@ -34,9 +35,17 @@ async def test_each_kind_is_a_namespace_of_its_own(house: House) -> None:
 # Written together with the messages that they tell of
 
 
-@pytest.mark.parametrize("kind", INTERNAL)
+async def of_one_home(house: House, kind: Kind) -> tuple[QueueRef, QueueRef]:
+    """A queue and an internal one of that kind that is written together with it."""
+    if kind == "notice":
+        ref = await house.queue("a")
+        return ref, await house.beside(ref)
+    return await house.queue("a", kind="delivery"), await house.queue("a", kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["notice", "failed"])
 async def test_queues_and_internal_ones_take_messages_in_one_step(house: House, kind: Kind) -> None:
-    ref, internal = await house.queue("a"), await house.queue("a", "", kind)
+    ref, internal = await of_one_home(house, kind)
     given = await house.messages.add(
         [(ref, [Draft(b"1", 60), Draft(b"2", 60)]), (internal, [Draft(b"tell of 1 and 2", 60)])]
     )
@@ -45,23 +54,23 @@ async def test_queues_and_internal_ones_take_messages_in_one_step(house: House, 
     assert await house.free(internal) == ["tell of 1 and 2"]
 
 
-@pytest.mark.parametrize("kind", INTERNAL)
+@pytest.mark.parametrize("kind", ["notice", "failed"])
 @pytest.mark.parametrize("stale", ["queue", "internal"])
 @pytest.mark.parametrize("how", ["dropped", "recreated", "changed"])
 @pytest.mark.parametrize("internal_first", [False, True])
 async def test_when_either_is_stale_neither_takes_anything(
     house: House, kind: Kind, stale: str, how: str, internal_first: bool
 ) -> None:
-    ref, internal = await house.queue("a"), await house.queue("a", "", kind)
+    ref, internal = await of_one_home(house, kind)
     old = ref if stale == "queue" else internal
     await house.post(ref, "before")
     await house.post(internal, "before")
     if how == "changed":
         await house.messages.admit(old._replace(version=2))
     else:
-        await house.messages.drop(old.key)
+        await house.messages.drop(old)
     if how == "recreated":
-        await house.messages.admit(old._replace(generation=house.generation()))
+        await house.admit(old._replace(generation=house.generation()))
     before = (await house.messages.volume(), await occupied(house, kind))
     posts = [(ref, [Draft(b"message", 60)]), (internal, [Draft(b"notice", 60)])]
     with pytest.raises(Stale):
@@ -75,7 +84,8 @@ async def test_when_either_is_stale_neither_takes_anything(
 async def test_a_post_and_its_notice_are_both_there_or_both_not_after_a_restart(
     house: House, stale: bool
 ) -> None:
-    ref, notices = await house.queue("a"), await house.queue("", "", "notice")
+    ref = await house.queue("a")
+    notices = await house.beside(ref)
     if stale:
         await house.messages.admit(ref._replace(version=2))
     try:
@@ -107,7 +117,8 @@ async def test_internal_queues_are_not_in_the_volume(house: House, kind: Kind) -
 
 
 async def test_what_is_moved_between_kinds_enters_and_leaves_the_volume(house: House) -> None:
-    internal, ref = await house.queue("s", kind="delivery"), await house.queue("dead")
+    ref = await house.queue("dead")
+    internal = await house.beside(ref)
     given = await house.post(internal, "a")
     claim, _ = await house.hold(internal)
     assert (await house.messages.volume()).total == 0
@@ -257,7 +268,7 @@ async def test_dropped_purged_and_recreated_queues_do_not_show_what_they_held(
         await house.post(ref, *"xyz")
         await house.hold(ref, 1)
     house.clock.turn(5)
-    await house.messages.drop(refs["dropped"].key)
+    await house.messages.drop(refs["dropped"])
     await house.messages.clear(refs["purged"])
     await house.messages.clear(refs["refilled"])
     await house.post(refs["refilled"], "x")
@@ -282,5 +293,5 @@ async def test_what_is_occupied_survives_a_restart(house: House) -> None:
 async def test_thousands_of_queues_may_be_occupied(house: House) -> None:
     for start in range(0, 2000, 500):
         refs = [await house.queue(f"{n}", kind="delivery") for n in range(start, start + 500)]
-        await house.messages.add([(ref, [Draft(b"x", 60)]) for ref in refs[::2]])
+        await asyncio.gather(*(house.post(ref, "x", ttl_s=60) for ref in refs[::2]))
     assert await occupied(house) == {f"{n}": (1, 0) for n in range(0, 2000, 2)}

@@ -12,9 +12,12 @@ import pytest
 
 from nusku.errors import StoreRefused
 from nusku.model import QueueKey, QueueRef, Record
+from nusku.storage import Stale
 from nusku.storage.sqlite import schema
 from tests.storage.fixtures import make
 from tests.storage.harness import LONG_S, START_MS, House, bodies
+
+pytestmark = pytest.mark.embedded
 
 VERSIONS = range(1, schema.VERSION + 1)
 
@@ -32,6 +35,9 @@ NEWS = QueueRef(QueueKey("topic", "p2", "news"), f"{3:016x}", 1)
 ALL = QueueRef(QueueKey("notice", "", "all"), f"{4:016x}", 1)
 WORK = QueueRef(QueueKey("delivery", "p1", "s1"), f"{5:016x}", 1)
 FAILED = QueueRef(QueueKey("failed", "p1", "s1"), f"{6:016x}", 1)
+
+MOVED = QueueRef(QueueKey("queue", "p4", "moved"), f"{7:016x}", 5)
+LEAVING = QueueRef(QueueKey("queue", "p4", "leaving"), f"{8:016x}", 1)
 
 
 @pytest.fixture(params=VERSIONS)
@@ -98,6 +104,8 @@ async def keeps_everything(path: Path, first: int) -> None:
     try:
         if first >= 2:
             await keeps_records_and_internal_queues(house)
+        if first >= 3:
+            await keeps_what_is_on_its_way(house)
         await keeps_queues(house, created_ms=START_MS if first >= 2 else 0)
         await takes_what_is_new(house)
     finally:
@@ -128,8 +136,31 @@ async def keeps_records_and_internal_queues(house: House) -> None:
     assert [one.messages for one in await house.messages.occupied("delivery")] == [2]
 
 
+async def keeps_what_is_on_its_way(house: House) -> None:
+    claim = await house.messages.claimed(MOVED, make.FOREIGN)
+    assert claim is not None
+    assert (claim.ttl_s, bodies(claim.messages)) == (600, ["held"])
+    assert bodies(await house.all(MOVED)) == ["free", "held"]
+    assert await house.post(MOVED, "next") == [20]
+    with pytest.raises(Stale):
+        await house.all(LEAVING)
+    assert [one.body for one in await house.messages.dump(LEAVING, 0, 9)] == [b"sealed"]
+    await house.unseal(LEAVING)
+    with pytest.raises(Stale):
+        await house.all(LEAVING)
+    await house.unseal(LEAVING._replace(version=2))
+    assert await house.free(LEAVING) == ["sealed"]
+
+
 async def takes_what_is_new(house: House) -> None:
     """A store of any version is as good as a new one."""
+    await house.messages.seal(DEAD)
+    with pytest.raises(Stale):
+        await house.all(DEAD)
+    await house.unseal(DEAD)
+    copy = DEAD._replace(key=QueueKey("queue", "p3", "copy"))
+    await house.messages.load(copy, 9, 0, 8, await house.messages.dump(DEAD, 0, 9))
+    assert await house.messages.dump(copy, 0, 9) == await house.messages.dump(DEAD, 0, 9)
     one = Record("sub", "p3", "k", b"{}", parent="q", unique="name")
     assert await house.records.insert(one, 60)
     found = await house.records.find("sub", "p3", "name")

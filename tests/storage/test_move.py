@@ -11,10 +11,11 @@ from tests.storage.harness import START_MS, House, bodies, positions
 
 @pytest.fixture
 def pair(house: House, runner: asyncio.Runner) -> tuple[QueueRef, QueueRef]:
-    """A queue and the one to move to."""
+    """A queue and the one to move to, of the same home."""
 
     async def make() -> tuple[QueueRef, QueueRef]:
-        return await house.queue("work"), await house.queue("dead")
+        work = await house.queue("work")
+        return work, await house.beside(work)
 
     return runner.run(make())
 
@@ -165,8 +166,8 @@ async def test_move_is_stale_when_the_target_is_of_another_generation(
 ) -> None:
     work, dead = pair
     given = await house.post(work, "a")
-    await house.messages.drop(dead.key)
-    dead_again = await house.queue("dead") if recreated else None
+    await house.messages.drop(dead)
+    dead_again = await house.beside(work) if recreated else None
     with pytest.raises(Stale):
         await house.messages.move(work, given, dead, None, {})
     assert await house.free(work) == ["a"]
@@ -180,7 +181,7 @@ async def test_from_a_source_that_is_gone_nothing_is_moved(
 ) -> None:
     work, dead = pair
     given = await house.post(work, "a")
-    await house.messages.drop(work.key)
+    await house.messages.drop(work)
     work_again = await house.queue("work") if recreated else None
     if work_again:
         await house.post(work_again, "b")

@@ -245,7 +245,7 @@ async def test_when_the_target_is_gone_the_claim_keeps_what_it_holds(
     work, dead = pair
     given = await house.post(work, "a")
     claim, _ = await house.hold(work)
-    await house.messages.drop(dead.key)
+    await house.messages.drop(dead)
     if recreated:
         await house.queue("s", kind="failed")
     with pytest.raises(Stale):
@@ -260,7 +260,7 @@ async def test_from_a_source_that_is_gone_nothing_held_is_moved(house: House, pa
     work, dead = pair
     given = await house.post(work, "a")
     claim, _ = await house.hold(work)
-    await house.messages.drop(work.key)
+    await house.messages.drop(work)
     again = await house.queue("s", kind="delivery")
     await house.post(again, "b")
     assert await house.messages.move(work, given, dead, None, {}, claim) == []

@@ -212,7 +212,8 @@ async def test_positions_of_another_queue_are_unknown(house: House) -> None:
 async def test_positions_that_were_never_given_are_passed_over_by_every_operation(
     house: House, position: int
 ) -> None:
-    ref, other = await house.queue("a"), await house.queue("b")
+    ref = await house.queue("a")
+    other = await house.beside(ref)
     await house.post(ref, "a", "b")
     await house.post(other, "c")
     claim, _ = await house.hold(ref, 1)

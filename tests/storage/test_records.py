@@ -131,6 +131,33 @@ async def keys(house: House, after: str, limit: int) -> list[str]:
     return [one.key for one in await house.records.page("queue", "p1", after, limit)]
 
 
+@pytest.mark.parametrize("key", ["", "\0", "a\0", "\0a", "é", "a" * 5000])
+async def test_what_is_no_key_is_not_there(house: House, key: str) -> None:
+    await house.records.insert(Record("queue", "p1", "a", b""))
+    assert await house.records.get("queue", "p1", key) is None
+    assert not await house.records.delete("queue", "p1", key)
+    assert await keys(house, "", 9) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("after", "behind"),
+    [
+        ("\0", ["a", "b"]),
+        ("a\0", ["b"]),
+        ("a\0b", ["b"]),
+        ("~", []),
+        ("é", []),
+        ("a" * 5000, ["b"]),
+    ],
+)
+async def test_a_page_may_begin_behind_what_is_no_key(
+    house: House, after: str, behind: list[str]
+) -> None:
+    for key in "ab":
+        await house.records.insert(Record("queue", "p1", key, b""))
+    assert await keys(house, after, 9) == behind
+
+
 async def test_a_page_is_by_key_behind_the_marker_and_up_to_its_limit(house: House) -> None:
     await fill(house, "b", "a", "d", "c")
     await fill(house, "x", project="p2")

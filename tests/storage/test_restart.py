@@ -124,7 +124,7 @@ async def test_generations_and_versions_survive(house: House) -> None:
     newer = old._replace(version=2)
     await house.messages.admit(newer)
     dropped = await house.queue("dropped")
-    await house.messages.drop(dropped.key)
+    await house.messages.drop(dropped)
     await house.reopen()
     with pytest.raises(Stale):
         await house.post(old, "x")

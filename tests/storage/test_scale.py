@@ -221,7 +221,7 @@ async def test_a_queue_of_many_is_cleared_and_dropped_at_once_and_emptied_in_ste
     [position] = await house.post(ref, "new")
     assert position > MANY
     async with probe.watch(SMALL):
-        await house.messages.drop(ref.key)
+        await house.messages.drop(ref)
     assert (await house.messages.volume())[:3] == (1, 0, 0)
     async with probe.watch(STEP):
         assert await house.messages.expire(1000) == 1000

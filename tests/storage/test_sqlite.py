@@ -13,10 +13,20 @@ import pytest
 from msgspec.structs import replace
 
 from nusku.errors import StoreFull, StoreRefused, Unavailable
-from nusku.model import Draft, Message, Record
-from nusku.storage import Removal, Removed, StoreOptions, backup_store, inspect_store, sqlite_path
+from nusku.model import Draft, Message, Record, Stored
+from nusku.storage import (
+    CAPABILITIES,
+    Removal,
+    Removed,
+    StoreOptions,
+    backup_store,
+    inspect_store,
+    sqlite_path,
+)
 from nusku.storage.sqlite import schema
 from tests.storage.harness import House, bodies, positions
+
+pytestmark = pytest.mark.embedded
 
 
 @pytest.fixture
@@ -336,7 +346,7 @@ from nusku.storage import StoreOptions, open_store
 async def main():
     store = await open_store(sys.argv[1], lambda: 1_700_000_000_000, StoreOptions(), Metrics())
     ref = QueueRef(QueueKey("queue", "p1", "orders"), "00000000000000ff", 1)
-    await store.messages.admit(ref)
+    await store.messages.open(ref, (await store.messages.admit(ref)).seal)
     await store.messages.add([(ref, [Draft(b"%d" % n, 600) for n in range(10)])])
     got = await store.messages.claim(ref, 2, 300, 60)
     await store.messages.pop(ref, 1)
@@ -593,7 +603,7 @@ async def test_below_the_watermark_nothing_new_is_stored_and_all_else_goes_on(
     await full.messages.clear(ref)
     full.clock.turn(100_000)
     await full.messages.expire(100)
-    await full.messages.drop(ref.key)
+    await full.messages.drop(ref)
     await full.close()
 
 
@@ -623,3 +633,58 @@ async def test_storing_goes_on_when_the_disk_has_room_again(
     house.clock.turn(1)
     await house.post(ref, "after")
     assert await house.free(ref) == ["before", "after"]
+
+
+# What it promises, and what it keeps of others
+
+
+@pytest.mark.parametrize("synchronous", ["full", "normal"])
+async def test_it_says_what_its_answers_are_worth(uri: str, synchronous: str) -> None:
+    house = House(uri, StoreOptions(synchronous=synchronous))
+    await house.open()
+    store = house.store
+    assert not store.shared
+    assert "power cut" in store.guarantee
+    assert store.guarantee.endswith(".")
+    missing = set(CAPABILITIES) - set(store.capabilities)
+    assert missing == (set() if synchronous == "full" else {"DURABILITY"})
+    assert [one for one in CAPABILITIES if one not in missing] == list(store.capabilities)
+    await house.close()
+
+
+async def test_ids_of_claims_of_other_stores_are_forgotten_when_these_are_over(
+    house: House, path: Path
+) -> None:
+    now, ref = house.clock(), await house.queue()
+    held = [
+        Stored(n, now, 999, now + 999_000, 0, "", b"x", None, None, now + 60_000 + 1000 * n,
+               f"{n:032x}", 60 + n, now)
+        for n in range(1, 301)
+    ]  # fmt: skip
+    await house.messages.load(ref, 400, 0, 399, held)
+    assert await house.messages.claimed(ref, f"{7:032x}") is not None
+
+    def known() -> int:
+        db = sqlite3.connect(path)
+        (number,) = db.execute("SELECT count(*) FROM foreign_claims").fetchone()
+        db.close()
+        return int(number)
+
+    assert known() == 300
+    await house.messages.release(ref, f"{7:032x}")
+    await house.messages.remove(ref, [8], Removal.HELD, [f"{8:032x}"])
+    for _ in range(8):
+        await house.messages.expire(100)
+    assert known() == 298
+    house.clock.turn(200)
+    while await house.messages.expire(50):
+        pass
+    for _ in range(8):
+        await house.messages.expire(50)
+    assert known() == 160
+    assert await house.messages.claimed(ref, f"{150:032x}") is not None
+    house.clock.turn(200)
+    for _ in range(20):
+        await house.messages.expire(100)
+    assert known() == 0
+    assert await house.numbers(ref) == (299, 0, 0)

@@ -177,7 +177,7 @@ async def test_housekeeping_empties_dropped_and_cleared_queues_unseen(house: Hou
         await house.fill(ref, 30)
         await house.hold(ref, 10)
         await house.fill(ref, 10, delay_s=60)
-    await house.messages.drop(dropped.key)
+    await house.messages.drop(dropped)
     await house.messages.clear(cleared)
     await house.post(cleared, "new")
     while await house.messages.expire(7):

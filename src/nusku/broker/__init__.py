@@ -9,11 +9,15 @@ from nusku.broker.claims import Claims, ClaimTerms, ClaimView
 from nusku.broker.confirmations import Confirmations
 from nusku.broker.deliveries import Deliveries
 from nusku.broker.fanout import Fanout
+from nusku.broker.flavors import Flavors
 from nusku.broker.health import Health
 from nusku.broker.ids import SubscriptionIds
 from nusku.broker.journal import Attempt, Journal
 from nusku.broker.messages import Messages, NewMessage
+from nusku.broker.moving import Moving
+from nusku.broker.notices import Notices
 from nusku.broker.operation import OPERATIONS, operation, permit
+from nusku.broker.pools import Pools
 from nusku.broker.queues import Change, Queues
 from nusku.broker.shares import Shares
 from nusku.broker.subscriptions import Created, Failed, Status, Subscription, Subscriptions, Trusts
@@ -34,6 +38,7 @@ __all__ = [
     "Created",
     "Failed",
     "NewMessage",
+    "Pools",
     "Status",
     "Subscription",
     "View",
@@ -49,7 +54,7 @@ class Broker:
 
     def __init__(
         self,
-        store: Store,
+        pools: Pools,
         settings: Settings,
         metrics: Metrics,
         rng: random.Random,
@@ -59,18 +64,26 @@ class Broker:
         addresses: Addresses,
         now: Callable[[], float] = time.time,
     ) -> None:
+        records = pools.own.records
+        self.pools = pools
+        self.flavors = Flavors(pools)
         self.waiting = Waiting()
-        self.queues = Queues(store.messages, store.records, settings, rng)
-        self.deliveries = Deliveries(store.messages)
-        self.journal = Journal(store.records)
-        self.messages = Messages(
-            store.messages, self.queues, self.waiting, self.deliveries, settings, metrics
-        )
-        self.claims = Claims(store.messages, self.queues, self.waiting, settings, metrics)
+        pools.on_open = self._join
+        self._join(pools.own)
+        self.queues = Queues(pools, records, settings, rng)
+        self.moving = Moving(pools, records)
+        self.queues.move, self.queues.rescue = self.moving.move, self.moving.rescue
+        pools.unplace, pools.drain_step = self.moving.unplace, self.moving.drain_step
+        self.notices = Notices(pools)
+        self.deliveries = Deliveries(pools.own.messages, pools.own.tell)
+        self.journal = Journal(records)
+        self.messages = Messages(self.queues, self.waiting, self.notices, settings, metrics)
+        self.claims = Claims(self.queues, self.waiting, settings, metrics)
         self.confirmations = Confirmations(self.deliveries, settings, signing_key, now)
         self.subscriptions = Subscriptions(
-            store.records,
+            records,
             self.queues,
+            self.notices,
             self.deliveries,
             self.journal,
             self.confirmations,
@@ -81,17 +94,25 @@ class Broker:
             now,
         )
         self.fanout = Fanout(
+            self.notices,
             self.deliveries,
             self.subscriptions,
             self.queues,
             confirmation=settings.require_confirmation,
         )
         self.shares = Shares(signing_key, settings, now)
-        self.health = Health(store, rng)
+        self.health = Health(pools, rng)
 
-    async def open(self) -> None:
-        """To be called once, before anything else."""
-        await self.deliveries.open()
+    def _join(self, store: Store) -> None:
+        """Hear what other nodes have to say about the queues of this store."""
+        store.hear(self._heard)
+        self.waiting.look_every(store.look_s)
+
+    def _heard(self, key: QueueKey) -> None:
+        if key.kind == "delivery":
+            self.deliveries.on_changed(key)
+        else:
+            self.waiting.call_all(key)
 
     @operation("*:purge")
     async def purge(self, ctx: Context, key: QueueKey, resource_types: Sequence[str]) -> None:

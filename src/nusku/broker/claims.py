@@ -1,8 +1,11 @@
 """Claims: create, get, renew, release; and where messages go that were claimed too often."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
+
+import structlog
 
 from nusku.broker import codec, ids, rules
 from nusku.broker.operation import operation
@@ -10,10 +13,12 @@ from nusku.broker.queues import Queue, Queues
 from nusku.broker.view import View
 from nusku.broker.waiting import Waiting
 from nusku.config import Settings
-from nusku.errors import NotFound
+from nusku.errors import NotFound, NuskuError
 from nusku.metrics import Metrics
-from nusku.model import Claimed, Context, QueueKey
-from nusku.storage import MessageStore
+from nusku.model import Claimed, Context, Draft, Found, QueueKey
+from nusku.storage import Apart, Removal, Stale
+
+log = structlog.get_logger("nusku.claims")
 
 ROUNDS = 10  # times that one request looks on after everything found went to the dead letters
 
@@ -39,13 +44,11 @@ class Claims:
 
     def __init__(
         self,
-        store: MessageStore,
         queues: Queues,
         waiting: Waiting,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self._store = store
         self._queues = queues
         self._waiting = waiting
         self._settings = settings
@@ -106,11 +109,11 @@ class Claims:
             rounds, got = ROUNDS, None
             while got is None or (got.spent and not got.claim and rounds):
                 rounds -= 1
-                got = await self._store.claim(
+                got = await queue.store.messages.claim(
                     queue.ref, limit, ttl_s, grace_s, queue.max_claim_count
                 )
                 if got.spent:
-                    await self._dead_letter(queue, got.spent)
+                    await self._dead_letter_if(queue, got)
             if got.claim is None:
                 return None, got
             self._counts["claimed"] += len(got.messages)
@@ -131,12 +134,23 @@ class Claims:
             self._releases.add(task := asyncio.ensure_future(self._release(key, result[0][0])))
             task.add_done_callback(self._releases.discard)
 
+    async def _dead_letter_if(self, queue: Queue, got: Claimed) -> None:
+        """Move the spent ones away. Where something was claimed as well, that is the answer, whatever
+        becomes of them: the next claim meets them again.
+        """
+        try:
+            await self._dead_letter(queue, got.spent)
+        except (Stale, NuskuError) as error:
+            if got.claim is None:
+                raise
+            log.warning("dead letters have to wait", queue=queue.ref.key.name, reason=str(error))
+
     async def _dead_letter(self, queue: Queue, spent: Sequence[int]) -> None:
         """Move messages to the queue's dead-letter queue, creating it where needed."""
         key, generation = queue.ref.key, queue.ref.generation
         target_key = key._replace(name=queue.dead_letter_queue or "")
         attributes = {}
-        found = await self._store.get(queue.ref, spent)
+        found = await queue.store.messages.get(queue.ref, spent)
         for message in found.messages:
             origin = codec.Origin(
                 key.name, ids.message_id(generation, message.position), "max_claim_count"
@@ -145,22 +159,72 @@ class Claims:
             packed = codec.pack(codec.Attributes(known.checksum, origin))
             if packed:
                 attributes[message.position] = packed
+        ttl_s = queue.dead_letter_ttl_s
 
-        async def move(target: Queue) -> list[int]:
-            return await self._store.move(
-                queue.ref, spent, target.ref, queue.dead_letter_ttl_s, attributes
+        async def move(target: Queue) -> int:
+            moved = await self._move(queue, found, target, ttl_s, attributes)
+            self._call(target, target_key, moved)
+            return moved
+
+        moved = await self._queues.use(target_key, move, create=True) or 0
+        self._counts["dead_lettered"] += moved
+
+    async def _move(
+        self,
+        source: Queue,
+        found: Found,
+        target: Queue,
+        ttl_s: int | None,
+        attributes: Mapping[int, bytes],
+    ) -> int:
+        """In one step where the two are kept together, and always were. Elsewhere they are copied,
+        then removed; the dedup key sees to it that none is copied twice if the removal fails.
+        """
+        if source.pool is None and target.pool is None:
+            positions = [m.position for m in found.messages]
+            move = (source.ref, positions, target.ref, ttl_s, attributes)
+            with suppress(Apart):
+                return len(await source.store.messages.move(*move))
+        drafts = [
+            Draft(
+                m.body,
+                ttl_s or -(-max(m.expires_ms - found.now_ms, 1) // 1000),  # rounded up
+                0,
+                m.client,
+                f"dead {ids.message_id(source.ref.generation, m.position)}",
+                attributes.get(m.position, m.attributes),
+                m.posted_ms,
+                m.count,
             )
+            for m in found.messages
+            if m.claim is None
+        ]
+        if drafts:
+            await target.store.messages.add([(target.ref, drafts)])
+            positions = [m.position for m in found.messages if m.claim is None]
+            await self._remove(source, positions)
+        return len(drafts)
 
-        moved = await self._queues.use(target_key, move, create=True)
-        self._counts["dead_lettered"] += len(moved or ())
-        self._waiting.call(target_key, len(moved or ()))
+    async def _remove(self, source: Queue, positions: Sequence[int]) -> None:
+        """Wherever the queue is by now: positions are the same in every store."""
+
+        async def remove(queue: Queue) -> None:
+            if queue.ref.generation == source.ref.generation:
+                await queue.store.messages.remove(queue.ref, positions, Removal.UNCLAIMED)
+
+        await self._queues.use(source.ref.key, remove)
+
+    def _call(self, queue: Queue, key: QueueKey, messages: int) -> None:
+        """So many messages are free there now: here, and on every other node."""
+        self._waiting.call(key, messages)
+        queue.store.tell(key)
 
     @operation("claims:get")
     async def get(self, ctx: Context, key: QueueKey, claim: str) -> ClaimView:
         """A live claim and what it still holds. Raises NotFound."""
 
         async def get(queue: Queue) -> ClaimView | None:
-            found = await self._store.claimed(queue.ref, claim)
+            found = await queue.store.messages.claimed(queue.ref, claim)
             if found is None:
                 return None
             return ClaimView(
@@ -180,7 +244,7 @@ class Claims:
         """Start its time anew, with a new ttl. Raises NotFound."""
         ttl_s, grace_s = self._seconds(terms)
         if not await self._queues.use(
-            key, lambda queue: self._store.renew(queue.ref, claim, ttl_s, grace_s)
+            key, lambda queue: queue.store.messages.renew(queue.ref, claim, ttl_s, grace_s)
         ):
             raise self._unknown(key, claim)
         self._waiting.call_in(key, ttl_s + 0.1)  # perhaps sooner than it was to lapse
@@ -191,8 +255,11 @@ class Claims:
         await self._release(key, claim)
 
     async def _release(self, key: QueueKey, claim: str) -> None:
-        if await self._queues.use(key, lambda queue: self._store.release(queue.ref, claim)):
-            self._waiting.call(key, self._settings.max_messages_per_claim_or_pop)
+        async def release(queue: Queue) -> None:
+            if await queue.store.messages.release(queue.ref, claim):
+                self._call(queue, key, self._settings.max_messages_per_claim_or_pop)
+
+        await self._queues.use(key, release)
 
     @staticmethod
     def _unknown(key: QueueKey, claim: str) -> NotFound:

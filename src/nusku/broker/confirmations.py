@@ -72,9 +72,8 @@ class Confirmations:
         now_ms = int(now_s * 1000)
         id_ = f"{now_ms:x}-{type_[0].lower()}"
         progress = Progress(id_, now_ms, "confirmation", _POLICY)
-        await self._deliveries.add(
-            [(delivery_key(key.project, subscription), [draft(body, progress)])]
-        )
+        target = delivery_key(key.project, subscription)
+        await self._deliveries.add({target: [draft(body, progress)]})
 
     def pesters(self, project: str, subscriber: str) -> bool:
         """Whether to send one more question would be too much, be it a replayed one, or one that

@@ -1,8 +1,8 @@
 """What is still to be told to subscribers: internal queues beside those of the projects.
 
-A post to a queue that has subscribers leaves a *notice* on one internal queue, in the transaction
-of the post. ``fanout.py`` makes *deliveries* of it, each a message on the queue of its
-subscription. Who claims one sends it, and then removes it, releases it with a delay, or gives it
+A post to a queue that has subscribers leaves a *notice* beside it, in the transaction of the post
+(``notices.py``). ``fanout.py`` makes *deliveries* of it, each a message on the queue of its
+subscription, in the service's own store. Who claims one sends it, and then removes it, releases it with a delay, or gives it
 up, which moves it to the subscription's queue of *failed* ones. Claims see to it that nothing is
 lost when a sender dies, and that no two send the same thing at once.
 """
@@ -13,21 +13,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from nusku.broker.notices import internal, make
 from nusku.errors import Unavailable
 from nusku.model import Draft, Found, Message, Occupied, QueueKey, QueueRef
-from nusku.storage import MessageStore, Removal, Stale
+from nusku.storage import Hint, MessageStore, Removal, Stale
 
 T = TypeVar("T")
 
-NOTICES = QueueKey("notice", "", "notices")
 FOREVER_S = 315_360_000  # the retry policy ends a delivery, not the clock: ten years
-NOTICES_S = 15  # a node that dies in a fan-out holds its notices for no longer
-HOLD_AGAIN_S = NOTICES_S / 3  # one that lives says so, lest a long fan-out begin anew for ever
 MOVED_AT_ONCE = 500
 ENDED = "The subscription ended while it was paused."
 ATTEMPTS = 10  # times that a deletion in the meantime is put up with
-# Internal queues are never deleted and made anew under one name, so one generation will do.
-_GENERATION, _VERSION = "0" * 16, 1
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -56,14 +52,6 @@ class Recipient(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         """Without secrets, and headers that may be."""
         return f"Recipient({self.id!r})"
-
-
-class Notice(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a post leaves for the fan-out: its messages as (ttl_s, delay_s, body)."""
-
-    key: QueueKey
-    policy: dict[str, Any] | None
-    messages: list[tuple[int, int | None, bytes]]
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -95,13 +83,6 @@ class Claimed(NamedTuple):
 
 encode_progress = msgspec.json.Encoder().encode
 _decode_progress = msgspec.json.Decoder(Progress).decode
-_encode_notice = msgspec.msgpack.Encoder().encode
-decode_notice = msgspec.msgpack.Decoder(Notice).decode
-
-
-def internal(key: QueueKey) -> QueueRef:
-    """An internal queue, as it always is."""
-    return QueueRef(key, _GENERATION, _VERSION)
 
 
 def delivery_key(project: str, subscription: str) -> QueueKey:
@@ -112,15 +93,6 @@ def delivery_key(project: str, subscription: str) -> QueueKey:
 def failed_key(project: str, subscription: str) -> QueueKey:
     """The queue of what a subscription could not be told."""
     return QueueKey("failed", project, subscription)
-
-
-def notice(
-    key: QueueKey,
-    policy: dict[str, Any] | None,
-    messages: list[tuple[int, int | None, bytes]],
-) -> tuple[QueueRef, list[Draft]]:
-    """What is to be added together with the messages."""
-    return internal(NOTICES), [Draft(_encode_notice(Notice(key, policy, messages)), FOREVER_S)]
 
 
 def draft(body: bytes, progress: Progress) -> Draft:
@@ -134,19 +106,20 @@ def progress_of(message: Message) -> Progress:
 
 
 class Deliveries:
-    """The internal queues. Their owner is told by ``on_notice`` and ``on_pending`` to look, and by
+    """The queues of subscriptions. Their owner is told by ``on_pending`` to look, and by
     ``on_changed`` that a subscription is not what it was.
     """
 
-    def __init__(self, store: MessageStore) -> None:
+    def __init__(self, store: MessageStore, tell: Hint = lambda key: None) -> None:  # noqa: ARG005
         self._store = store
-        self.on_notice: Callable[[], None] = lambda: None
+        self._tell = tell
         self.on_pending: Callable[[QueueKey], None] = lambda key: None  # noqa: ARG005
         self.on_changed: Callable[[QueueKey], None] = lambda key: None  # noqa: ARG005
 
-    async def open(self) -> None:
-        """Make room for notices; a post has no time for that."""
-        await self._store.admit(internal(NOTICES))
+    def changed(self, key: QueueKey) -> None:
+        """The subscription is not what it was: for this node and all others to know."""
+        self.on_changed(key)
+        self._tell(key)
 
     async def _use(self, key: QueueKey, action: Callable[[QueueRef], Awaitable[T]]) -> T | None:
         """Do something with an internal queue, if there is one."""
@@ -155,19 +128,20 @@ class Deliveries:
         except Stale:
             return None
 
-    async def add(self, posts: Sequence[tuple[QueueKey, Sequence[Draft]]]) -> None:
-        """Queue deliveries, all or nothing."""
-        refs = [(internal(key), drafts) for key, drafts in posts]
+    async def add(self, posts: Mapping[QueueKey, Sequence[Draft]]) -> None:
+        """Queue deliveries. If it fails some may be queued; their dedup keys let it be repeated."""
+        await asyncio.gather(*(self._add(internal(key), drafts) for key, drafts in posts.items()))
+        for key in posts:
+            self.on_pending(key)
+
+    async def _add(self, ref: QueueRef, drafts: Sequence[Draft]) -> None:
         for _ in range(ATTEMPTS):
             try:
-                await self._store.add(refs)
-                break
+                await self._store.add([(ref, drafts)])
+                return
             except Stale:
-                await asyncio.gather(*(self._store.admit(ref) for ref, _ in refs))
-        else:
-            raise Unavailable("Subscriptions are being deleted.")
-        for key, _ in posts:
-            self.on_pending(key)
+                await make(self._store, ref)
+        raise Unavailable("The subscription is being deleted.")
 
     async def claim(self, key: QueueKey, limit: int, ttl_s: int) -> Claimed:
         """Hold up to ``limit`` deliveries for ``ttl_s``; no longer, if the sender dies."""
@@ -216,7 +190,7 @@ class Deliveries:
         try:
             return len(await self._store.move(*move))
         except Stale:
-            await self._store.admit(internal(target))
+            await make(self._store, internal(target))
             return len(await self._store.move(*move))
 
     async def failed(self, project: str, subscription: str, after: int, limit: int) -> Found:
@@ -280,36 +254,12 @@ class Deliveries:
 
     async def forget(self, project: str, subscription: str) -> None:
         """The subscription is no more, nor is what it was to be told."""
-        await self._store.drop(delivery_key(project, subscription))
-        await self._store.drop(failed_key(project, subscription))
+        await self._store.drop(internal(delivery_key(project, subscription)))
+        await self._store.drop(internal(failed_key(project, subscription)))
 
     async def occupied(self, *, failed: bool = False) -> list[Occupied]:
         """All queues with something pending, or failed, on them."""
         return await self._store.occupied("failed" if failed else "delivery")
-
-    # For the fan-out
-
-    async def notices(self, limit: int) -> tuple[str | None, Sequence[Message]]:
-        """Hold some notices, oldest first."""
-        got = await self._store.claim(internal(NOTICES), limit, NOTICES_S, 0)
-        return got.claim, got.messages
-
-    async def unspread_since_ms(self) -> int | None:
-        """When the oldest notice was posted that still waits; None when none does."""
-        counts = await self._store.count(internal(NOTICES))
-        return counts.oldest.posted_ms if counts.oldest else None
-
-    async def hold(self, claim: str) -> None:
-        """Hold these notices longer: as long from now on as when they were claimed."""
-        await self._store.renew(internal(NOTICES), claim, NOTICES_S, 0)
-
-    async def let_go(self, claim: str) -> None:
-        """These notices were not worked off after all."""
-        await self._store.release(internal(NOTICES), claim)
-
-    async def noticed(self, positions: Sequence[int]) -> None:
-        """All deliveries of these notices are queued, whoever holds them."""
-        await self._store.remove(internal(NOTICES), positions, Removal.ANY)
 
 
 def _delivery(message: Message) -> Delivery:

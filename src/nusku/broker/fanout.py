@@ -3,20 +3,21 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import structlog
 
-from nusku.broker.deliveries import (
+from nusku.broker.deliveries import Deliveries, Progress, delivery_key, draft
+from nusku.broker.notices import (
+    CLOCKS_APART_MS,
     HOLD_AGAIN_S,
-    Deliveries,
     Notice,
-    Progress,
+    Notices,
+    Place,
+    Taken,
     decode_notice,
-    delivery_key,
-    draft,
 )
 from nusku.broker.queues import Queues
 from nusku.broker.subscriptions import Subscriptions, recipient_since_ms
@@ -29,6 +30,7 @@ SUBSCRIPTIONS_AT_ONCE = 200
 # In one transaction, so that others are not held up.
 DELIVERIES_AT_ONCE, BYTES_AT_ONCE = 400, 2_000_000
 BYTES_IN_ONE_GO = 262_144  # made ready on the event loop
+PLACES_AT_ONCE = 16  # queues whose notices are worked off at a time
 
 
 class _Post(NamedTuple):
@@ -39,47 +41,75 @@ class _Post(NamedTuple):
     documents: list[bytes]
 
 
+class _Spread:
+    """Notices on their way. ``held_s``: when they were last claimed; ``forlorn``: nobody is told."""
+
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+        self.held_s = time.monotonic()
+        self.forlorn = False
+
+
 class Fanout:
     """Spreads what was posted over those who are to be told."""
 
     def __init__(
         self,
+        notices: Notices,
         deliveries: Deliveries,
         subscriptions: Subscriptions,
         queues: Queues,
         *,
         confirmation: bool,
     ) -> None:
+        self._notices = notices
         self._deliveries = deliveries
         self._subscriptions = subscriptions
         self._queues = queues
         self._confirmation = confirmation
-        self._held_s = 0.0
 
     async def spread(self, limit: int) -> tuple[int, int]:
-        """Work off up to ``limit`` notices; return how many, and how many deliveries they made.
+        """Work off notices of up to ``limit`` queues, up to ``limit`` of each; return how many, and
+        how many deliveries they made.
 
         A crash half-way leaves the notice, and the deliveries made by then are not made again
         while they are pending.
         """
-        claim, found = await self._deliveries.notices(limit)
-        if claim is None:
+        places = self._notices.next(min(limit, PLACES_AT_ONCE))
+        done = await asyncio.gather(
+            *(self._spread(place, limit) for place in places), return_exceptions=True
+        )
+        notices = made = 0
+        for place, result in zip(places, done, strict=True):
+            if isinstance(result, NuskuError):  # the others need not wait; a survey finds it again
+                log.warning("notices have to wait", pool=place.pool, reason=result.detail)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                notices, made = notices + result[0], made + result[1]
+        return notices, made
+
+    async def _spread(self, place: Place, limit: int) -> tuple[int, int]:
+        taken = await self._notices.take(place, limit)
+        if taken is None:
             return 0, 0
-        self._held_s = time.monotonic()
+        spread = _Spread(taken)
         try:
-            made = await self._work_off(claim, found)
+            made = await self._work_off(spread)
         except BaseException:
             # Nobody need wait for the claim's end.
             with suppress(NuskuError):
-                await self._deliveries.let_go(claim)
+                await taken.let_go()
             raise
-        await self._deliveries.noticed([message.position for message in found])
-        return len(found), made
+        await taken.done()
+        if spread.forlorn:
+            await taken.drop()
+        return len(taken.notices), made
 
-    async def _work_off(self, claim: str, found: Sequence[Message]) -> int:
+    async def _work_off(self, spread: "_Spread") -> int:
         by_queue: defaultdict[QueueKey, list[_Post]] = defaultdict(list)
         size = 0
-        for message in found:
+        for message in spread.taken.notices:
             notice = decode_notice(message.body)
             by_queue[notice.key].append(_Post(message, notice.policy, _documents(notice)))
             size += len(message.body)
@@ -88,39 +118,42 @@ class Fanout:
                 await asyncio.sleep(0)  # others are to be served, too
         made = 0
         for key, posts in by_queue.items():
-            made += await self._tell(claim, key, posts)
+            made += await self._tell(spread, key, posts)
         return made
 
-    async def _tell(self, claim: str, key: QueueKey, posts: list[_Post]) -> int:
+    async def _tell(self, spread: "_Spread", key: QueueKey, posts: list[_Post]) -> int:
         after, made, seen = "", 0, 0
         while page := await self._subscriptions.of_queue(key, after, SUBSCRIPTIONS_AT_ONCE):
             batch: dict[QueueKey, list[Draft]] = {}
             rows = size = 0
-            for target, one in self._drafts(page, posts):
+            for target, one in self._drafts(spread, page, posts):
                 batch.setdefault(target, []).append(one)
                 rows += 1
                 size += len(one.body)
                 if rows >= DELIVERIES_AT_ONCE or size >= BYTES_AT_ONCE:
-                    await self._add(claim, batch)
+                    await self._add(spread, batch)
                     made, rows, size, batch = made + rows, 0, 0, {}
             if batch:
-                await self._add(claim, batch)
+                await self._add(spread, batch)
                 made += rows
             seen += len(page)
             after = page[-1].key
         if not seen:
             self._queues.forget(key)  # the last one has ended
+            spread.forlorn = True
         return made
 
-    async def _add(self, claim: str, batch: dict[QueueKey, list[Draft]]) -> None:
-        await self._deliveries.add(list(batch.items()))
-        if time.monotonic() - self._held_s > HOLD_AGAIN_S:
-            await self._deliveries.hold(claim)
-            self._held_s = time.monotonic()
+    async def _add(self, spread: "_Spread", batch: dict[QueueKey, list[Draft]]) -> None:
+        await self._deliveries.add(batch)
+        if time.monotonic() - spread.held_s > HOLD_AGAIN_S:
+            await spread.taken.hold()
+            spread.held_s = time.monotonic()
 
     def _drafts(
-        self, records: list[Record], posts: list[_Post]
+        self, spread: "_Spread", records: list[Record], posts: list[_Post]
     ) -> Iterator[tuple[QueueKey, Draft]]:
+        # The clock of a pool is not that of the records. Who subscribes at the same moment is told.
+        slack_ms = 0 if spread.taken.place.pool is None else CLOCKS_APART_MS
         for record in records:
             since_ms = recipient_since_ms(record, confirmation=self._confirmation)
             if since_ms is None:
@@ -130,7 +163,7 @@ class Fanout:
             until_ms = record.ends_ms or 0
             for post in posts:
                 posted_ms = post.message.posted_ms
-                if since_ms <= posted_ms < until_ms:
+                if since_ms - slack_ms <= posted_ms < until_ms + slack_ms:
                     for at, body in enumerate(post.documents):
                         # With the time, since a restored store counts from where it was.
                         id_ = f"{posted_ms:x}-{post.message.position:x}-{at:x}"

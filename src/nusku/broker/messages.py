@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from nusku.broker import codec, ids, rules
-from nusku.broker.deliveries import Deliveries, Parcel, Recipient, notice
+from nusku.broker.deliveries import Parcel, Recipient
+from nusku.broker.notices import Notices, Place, notice
 from nusku.broker.operation import operation
 from nusku.broker.queues import Queue, Queues
 from nusku.broker.view import View
@@ -15,7 +16,7 @@ from nusku.config import Settings
 from nusku.errors import ClaimMismatch, Invalid, MessageClaimed, NotFound
 from nusku.metrics import Metrics
 from nusku.model import Context, Draft, Found, QueueKey
-from nusku.storage import MessageStore, Removal, Removed
+from nusku.storage import Removal, Removed
 
 
 class NewMessage(msgspec.Struct, frozen=True, gc=False):
@@ -38,17 +39,15 @@ class Messages:
 
     def __init__(
         self,
-        store: MessageStore,
         queues: Queues,
         waiting: Waiting,
-        deliveries: Deliveries,
+        notices: Notices,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self._store = store
         self._queues = queues
         self._waiting = waiting
-        self._deliveries = deliveries
+        self._notices = notices
         self._settings = settings
         self._counts = metrics.messages
 
@@ -80,11 +79,12 @@ class Messages:
                     for d, n in zip(drafts, new, strict=True)
                 ]
                 posts.append(notice(key, queue.retry_policy, told))
-            positions = (await self._store.add(posts))[0]
+            positions = (await queue.store.messages.add(posts))[0]
             if queue.has_subscriptions:
-                self._deliveries.on_notice()
+                self._notices.told(Place(queue.pool, posts[1][0].key))
             self._counts["posted"] += len(drafts)
             self._call(key, drafts)
+            queue.store.tell(key)
             return [ids.message_id(queue.ref.generation, p) for p in positions]
 
         posted = await self._queues.use(key, add, create=True)
@@ -131,7 +131,8 @@ class Messages:
         )  # fmt: skip
 
         async def add(queue: Queue) -> None:
-            await self._store.add([(queue.ref, [draft])])
+            await queue.store.messages.add([(queue.ref, [draft])])
+            queue.store.tell(target)
 
         await self._queues.use(target, add, create=True)
         self._waiting.call(target, 1)
@@ -159,7 +160,7 @@ class Messages:
             if marker and not after:
                 found = Found((), 0)
             else:
-                found = await self._store.page(
+                found = await queue.store.messages.page(
                     queue.ref,
                     after,
                     limit,
@@ -190,7 +191,7 @@ class Messages:
 
         async def get(queue: Queue) -> View:
             positions = [ids.position_of(queue.ref.generation, id_) for id_ in ids_]
-            found = await self._store.get(queue.ref, positions)
+            found = await queue.store.messages.get(queue.ref, positions)
             return View.of(queue.ref, found.messages, found.now_ms)
 
         return await self._queues.use(key, get)
@@ -201,7 +202,7 @@ class Messages:
 
         async def get(queue: Queue) -> View:
             position = ids.position_of(queue.ref.generation, id_)
-            found = await self._store.get(queue.ref, (position,))
+            found = await queue.store.messages.get(queue.ref, (position,))
             return View.of(queue.ref, found.messages, found.now_ms)
 
         found = await self._queues.use(key, get)
@@ -219,9 +220,11 @@ class Messages:
         async def remove(queue: Queue) -> Removed:
             position = ids.position_of(queue.ref.generation, id_)
             if claim is None:
-                (removed,) = await self._store.remove(queue.ref, (position,), Removal.UNCLAIMED)
+                (removed,) = await queue.store.messages.remove(
+                    queue.ref, (position,), Removal.UNCLAIMED
+                )
             else:
-                (removed,) = await self._store.remove(
+                (removed,) = await queue.store.messages.remove(
                     queue.ref, (position,), Removal.HELD, (claim,)
                 )
             return removed
@@ -250,10 +253,10 @@ class Messages:
         async def remove(queue: Queue) -> list[Removed]:
             positions = [ids.position_of(queue.ref.generation, id_) for id_ in ids_]
             if together:
-                return await self._store.remove(
+                return await queue.store.messages.remove(
                     queue.ref, positions, Removal.HELD, claims, together=True
                 )
-            return await self._store.remove(queue.ref, positions, Removal.ANY)
+            return await queue.store.messages.remove(queue.ref, positions, Removal.ANY)
 
         removed = await self._queues.use(key, remove) or ()
         if Removed.HELD_BY_OTHER in removed:
@@ -265,7 +268,7 @@ class Messages:
         """Take up to ``limit`` free messages for good; None when the queue does not exist."""
 
         async def pop(queue: Queue) -> View:
-            found = await self._store.pop(queue.ref, limit)
+            found = await queue.store.messages.pop(queue.ref, limit)
             return View.of(queue.ref, found.messages, found.now_ms)
 
         popped = await self._queues.use(key, pop)

@@ -27,6 +27,9 @@ OPERATIONS: dict[str, str] = {
         f"subscription:{v}": ANYONE
         for v in ("get_all", "create", "get", "update", "delete", "confirm")
     },
+    **{f"pools:{v}": ADMIN for v in ("get_all", "create", "get", "update", "delete")},
+    **{f"flavors:{v}": ANYONE for v in ("get_all", "get")},
+    **{f"flavors:{v}": ADMIN for v in ("create", "update", "delete")},
     "ping:get": ANYONE,
     "health:get": ADMIN,
 }

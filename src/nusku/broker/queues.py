@@ -8,32 +8,68 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 
 from nusku.broker import ids, rules
+from nusku.broker.notices import make, notices_of
 from nusku.broker.operation import operation
+from nusku.broker.placements import Placements
+from nusku.broker.pools import Pools
 from nusku.broker.view import View
 from nusku.config import Settings
 from nusku.errors import Conflict, Invalid, InvalidBody, NotFound, Unavailable
 from nusku.model import Context, Counts, Kind, QueueKey, QueueRef, Record
-from nusku.storage import MessageStore, RecordStore, Stale
+from nusku.storage import RecordStore, Stale, Store
 
 T = TypeVar("T")
 
 SUBSCRIPTION = "subscription"  # the kind of record that says who is told
 CACHED_MAX = 10_000
 ATTEMPTS = 10  # times that a change by somebody else in the meantime is put up with
+# Between two looks whether a queue has arrived in its new pool: each longer than the one before,
+# some ten seconds in all.
+MOVING_PAUSE_S, MOVING_PAUSE_MAX_S = 0.005, 0.3
 
 
-class _Document(msgspec.Struct, frozen=True):
-    """What is stored of a queue."""
+class Moving(msgspec.Struct, frozen=True):
+    """The queue is on its way to another pool (None: the service's own store), since a time on
+    the clock of the records.
+    """
+
+    to: str | None
+    since_ms: int
+
+
+class Document(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is stored of a queue: also the pool that it is in (None: the service's own store)."""
 
     generation: str
     metadata: dict[str, Any]
+    pool: str | None = None
+    moving: Moving | None = None
+
+
+def document_of(record: Record) -> Document:
+    """What a queue's record says."""
+    return msgspec.json.decode(record.doc, type=Document)
+
+
+def ref_of(record: Record, document: Document) -> QueueRef:
+    """The queue as its record says that it is."""
+    key = QueueKey("topic" if record.kind == "topic" else "queue", record.project, record.key)
+    return QueueRef(key, document.generation, record.version)
+
+
+def changed(record: Record, document: Document) -> Record:
+    """The next version of a queue's record, with this in it."""
+    return msgspec.structs.replace(
+        record, doc=msgspec.json.encode(document), version=record.version + 1
+    )
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """A queue as read, and its options (None: not set)."""
+    """A queue as read, where it is, and its options (None: not set)."""
 
     ref: QueueRef
-    metadata: dict[str, Any]
+    pool: str | None
+    store: Store
     post_bytes_max: int
     message_ttl_s: int
     message_delay_s: int
@@ -62,18 +98,23 @@ class Queues:
 
     def __init__(
         self,
-        messages: MessageStore,
+        pools: Pools,
         records: RecordStore,
         settings: Settings,
         rng: random.Random,
     ) -> None:
-        self._messages = messages
+        self._pools = pools
         self._records = records
+        self._placements = Placements(records)
         self._settings = settings
         self._rng = rng
-        # One process owns the embedded store, so what was read stays true until changed here.
+        # What was read may have been changed by another node since. Stores refuse what is done to
+        # messages by somebody who does not know of that.
         self._cache: dict[QueueKey, Queue] = {}
         self._patching = asyncio.Lock()
+        # Brings a queue to another pool, and back where whoever did so has died: ``moving.py``.
+        self.move: Callable[[QueueKey, str | None], Awaitable[None]]
+        self.rescue: Callable[[Record], Awaitable[None]]
         shown = {
             "_max_messages_post_size": settings.max_messages_post_size,
             "_default_message_ttl": settings.default_message_ttl,
@@ -103,46 +144,99 @@ class Queues:
         for _ in range(ATTEMPTS):
             if queue is None:
                 return None
+            # The pool may have another store by now, or the same one opened anew.
+            try:
+                store = await self._pools.store(queue.pool)
+            except Unavailable:
+                self._cache.pop(key, None)
+                queue = await self._read(key, create=create)  # perhaps it is elsewhere by now
+                continue
+            if store is not queue.store:
+                queue = self._cache[key] = msgspec.structs.replace(queue, store=store)
             try:
                 return await action(queue)
             except Stale:
                 self._cache.pop(key, None)
                 before, queue = queue, await self._read(key, create=create)
-                if queue is not None and queue.ref == before.ref:
+                if queue is not None and (queue.ref, queue.pool) == (before.ref, before.pool):
                     # Created or patched just now, or by a server that died half-way.
-                    await self._messages.admit(queue.ref)
+                    await self._admit(queue)
         raise Unavailable("The queue is being changed.")
 
+    async def _admit(self, queue: Queue) -> None:
+        """Tell the queue's store what its record says, unless that is no longer true.
+
+        A store cannot look into the records. So a queue that it did not know is opened only after
+        one more look: a record that is deleted later takes what it names with it.
+        """
+        messages, ref = queue.store.messages, queue.ref
+        admitted = await messages.admit(ref)
+        record = await self._records.get(*ref.key)
+        document = document_of(record) if record else None
+        if document is None or document.generation != ref.generation:
+            if admitted.other is None:
+                await messages.drop(ref)
+        elif document.pool == queue.pool and document.moving is None:
+            if admitted.other is not None:
+                # Whoever deleted its record died before it came to this. The next round admits.
+                await messages.drop(ref._replace(generation=admitted.other))
+                return
+            if admitted.seal:
+                if queue.pool is not None and not await self._pools.takes(queue.pool):
+                    raise Unavailable("The queues of this pool are being placed elsewhere.")
+                await messages.open(ref, admitted.seal)
+            if queue.has_subscriptions:
+                await make(messages, notices_of(ref.key))
+
     async def _read(self, key: QueueKey, *, create: bool = False) -> Queue | None:
-        record = await self._records.get(*key)
-        if record is None:
+        for _ in range(ATTEMPTS):
+            record = await self._arrived(key, await self._records.get(*key))
+            if record is not None:
+                return await self._remember(key, record)
             if not create:
                 return None
             await self._create(key, {})
+        raise Unavailable("The queue is being deleted.")
+
+    async def _arrived(self, key: QueueKey, record: Record | None) -> Record | None:
+        """The record once the queue is not on its way to another pool; None if it is deleted."""
+        pause_s = 0.0
+        while record is not None and document_of(record).moving is not None:
+            if pause_s > MOVING_PAUSE_MAX_S:
+                raise Unavailable("The queue is being moved to another pool.")
+            await self.rescue(record)
+            await asyncio.sleep(pause_s := pause_s + MOVING_PAUSE_S)
             record = await self._records.get(*key)
-            if record is None:
-                raise Unavailable("The queue is being deleted.")
-        return await self._remember(key, record)
+        return record
 
     async def _remember(self, key: QueueKey, record: Record) -> Queue:
+        document = document_of(record)
+        try:
+            store = await self._pools.store(document.pool)
+        except Unavailable:
+            if document.pool is None or await self._pools.known(document.pool):
+                raise
+            return await self._remember(key, await self._placed_anew(key, record, document))
         # Read after the queue: a subscription that comes later makes a new version of it.
         subscriptions = await self._records.page(
             SUBSCRIPTION, key.project, "", 1, parent=subscriptions_of(key)
         )
-        queue = self._queue(key, record, has_subscriptions=bool(subscriptions))
+        queue = self._queue(record, document, store, has_subscriptions=bool(subscriptions))
         if len(self._cache) >= CACHED_MAX:
             del self._cache[next(iter(self._cache))]
         self._cache[key] = queue
         return queue
 
-    def _queue(self, key: QueueKey, record: Record, *, has_subscriptions: bool) -> Queue:
-        document = msgspec.json.decode(record.doc, type=_Document)
-        data, settings = document.metadata, self._settings
+    def _queue(
+        self, record: Record, document: Document, store: Store, *, has_subscriptions: bool
+    ) -> Queue:
+        ref, data, settings = ref_of(record, document), document.metadata, self._settings
         target, count = data.get("_dead_letter_queue"), data.get("_max_claim_count")
-        active = key.kind == "queue" and target is not None and count is not None
+        active = ref.key.kind == "queue" and target is not None and count is not None
         return Queue(
-            QueueRef(key, document.generation, record.version),
-            data,
+            ref,
+            document.pool,
+            store,
             min(data.get("_max_messages_post_size") or settings.max_messages_post_size,
                 settings.max_messages_post_size),
             data.get("_default_message_ttl") or settings.default_message_ttl,
@@ -155,12 +249,26 @@ class Queues:
         )  # fmt: skip
 
     async def _create(self, key: QueueKey, data: dict[str, Any]) -> bool:
-        document = _Document(ids.new_generation(self._rng), data)
+        """Create it in a pool of its flavor; False when it exists. Raises Invalid, Unavailable."""
+        pool = await self._pools.place(key.project, data.get("_flavor"))
+        document = Document(ids.new_generation(self._rng), data, pool)
+        if pool is not None:
+            await self._placements.note(pool, QueueRef(key, document.generation, 1))
         record = Record(*key, msgspec.json.encode(document))
         if not await self._records.insert(record):
             return False
-        await self._messages.admit(QueueRef(key, document.generation, record.version))
+        await self._admit(await self._remember(key, record))
         return True
+
+    async def _placed_anew(self, key: QueueKey, record: Record, document: Document) -> Record:
+        """Place a queue whose pool was deleted just when it was created there."""
+        pool = await self._pools.place(key.project, document.metadata.get("_flavor"))
+        new = changed(record, msgspec.structs.replace(document, pool=pool))
+        if pool is not None:
+            await self._placements.note(pool, ref_of(new, document))
+        if not await self._records.update(new):
+            raise Unavailable("The queue is being changed.")
+        return new
 
     async def ensure(self, key: QueueKey) -> None:
         """Create it if it is not there."""
@@ -170,17 +278,22 @@ class Queues:
     async def touch(self, key: QueueKey) -> None:
         """Make a new version of it, so that every node reads anew whether it has subscriptions."""
         async with self._patching:
-            for _ in range(ATTEMPTS):
-                record = await self._records.get(*key)
-                if record is None:
-                    return  # whoever creates it will read
-                new = msgspec.structs.replace(record, version=record.version + 1)
-                if await self._records.update(new):
-                    self._cache.pop(key, None)
-                    document = msgspec.json.decode(new.doc, type=_Document)
-                    await self._messages.admit(QueueRef(key, document.generation, new.version))
-                    await self._remember(key, new)
-                    return
+            await self._change(key, lambda document: document)
+
+    async def _change(
+        self, key: QueueKey, change: Callable[[Document], Document]
+    ) -> Document | None:
+        """Replace what is stored of it, and let every node know; None when there is none."""
+        for _ in range(ATTEMPTS):
+            record = await self._arrived(key, await self._records.get(*key))
+            if record is None:
+                return None
+            document = change(document_of(record))
+            if await self._records.update(new := changed(record, document)):
+                self._cache.pop(key, None)
+                queue = await self._remember(key, new)
+                await queue.store.messages.admit(queue.ref)
+                return document
         raise Unavailable(f"The {key.kind} is being changed.")
 
     def forget(self, key: QueueKey) -> None:
@@ -193,13 +306,14 @@ class Queues:
     async def create(self, ctx: Context, key: QueueKey, data: dict[str, Any]) -> bool:
         """Create it; False, and no effect, when it exists. Raises Invalid."""
         rules.metadata(data, self._settings)
-        return await self._create(key, data)
+        return not await self._records.get(*key) and await self._create(key, data)
 
     @operation("*:get")
     async def get(self, ctx: Context, key: QueueKey) -> dict[str, Any]:
         """The metadata, with the defaults; those alone for one that does not exist."""
-        queue = self._cache.get(key) or await self._read(key)
-        return self.shown(key.kind, queue.metadata if queue else {})
+        # Not from memory: nobody would say that another node has changed it.
+        record = await self._records.get(*key)
+        return self.shown(key.kind, document_of(record).metadata if record else {})
 
     def shown(self, kind: Kind, data: Mapping[str, Any]) -> dict[str, Any]:
         """Metadata with each default whose key is missing or holds nothing."""
@@ -211,30 +325,36 @@ class Queues:
     ) -> dict[str, Any]:
         """Apply a patch, all or nothing; return the new metadata with the defaults.
 
-        Raises NotFound, Conflict (a key that is not there), InvalidBody.
+        With another ``_flavor`` it is brought to a pool of that, with its messages. Raises
+        NotFound, Conflict (a key that is not there), InvalidBody, Invalid (no such flavor).
         """
         async with self._patching:  # one after the other here; other nodes are told by versions
             return await self._update(key, changes)
 
     async def _update(self, key: QueueKey, changes: Sequence[Change]) -> dict[str, Any]:
-        for _ in range(ATTEMPTS):
-            record = await self._records.get(*key)
-            if record is None:
-                raise NotFound(f"There is no {key.kind} {key.name}.")
-            document = msgspec.json.decode(record.doc, type=_Document)
+        def patched(document: Document) -> Document:
             data = self._patched(key.kind, document.metadata, changes)
-            encoded = msgspec.json.encode(msgspec.structs.replace(document, metadata=data))
-            if len(encoded) > self._settings.max_queue_metadata + 64:
-                raise InvalidBody(
-                    "The metadata would exceed"
-                    f" max_queue_metadata, {self._settings.max_queue_metadata} bytes."
-                )
-            new = msgspec.structs.replace(record, doc=encoded, version=record.version + 1)
-            if await self._records.update(new):
-                await self._messages.admit(QueueRef(key, document.generation, new.version))
-                await self._remember(key, new)
-                return self.shown(key.kind, data)
-        raise Unavailable(f"The {key.kind} is being changed.")
+            return msgspec.structs.replace(document, metadata=data)
+
+        if any(change.name == "_flavor" for change in changes):
+            await self._reflavor(key, patched)
+        document = await self._change(key, patched)
+        if document is None:
+            raise NotFound(f"There is no {key.kind} {key.name}.")
+        return self.shown(key.kind, document.metadata)
+
+    async def _reflavor(self, key: QueueKey, patched: Callable[[Document], Document]) -> None:
+        """Bring it to a pool of the flavor that it is to have, if that is another."""
+        record = await self._records.get(*key)
+        if record is None:
+            return
+        document = document_of(record)
+        flavor = patched(document).metadata.get("_flavor")
+        if flavor == document.metadata.get("_flavor"):
+            return
+        pool = await self._pools.place(key.project, flavor, document.pool)
+        if pool != document.pool:
+            await self.move(key, pool)
 
     def _patched(
         self, kind: Kind, data: Mapping[str, Any], changes: Sequence[Change]
@@ -247,18 +367,31 @@ class Queues:
                 result.pop(name, None)
             else:
                 result[name] = value
+        limit = self._settings.max_queue_metadata
         try:
             rules.metadata(result, self._settings)
         except Invalid as error:
             raise InvalidBody(error.detail) from None
+        if len(msgspec.json.encode(result)) > limit:
+            raise InvalidBody(f"The metadata would exceed max_queue_metadata, {limit} bytes.")
         return result
 
     @operation("*:delete")
     async def delete(self, ctx: Context, key: QueueKey) -> None:
         """Delete it with its messages and claims; nothing happens when it does not exist."""
-        async with self._patching:  # lest what was dropped be admitted again
-            await self._records.delete(*key)
-            await self._messages.drop(key)
+        async with self._patching:
+            record = await self._arrived(key, await self._records.get(*key))
+            if record is None:
+                return
+            store = await self._pools.store(document_of(record).pool)  # before there is no way back
+            if removed := await self._records.delete(*key):
+                document = document_of(removed)
+                if document.pool is not None:
+                    entries = await self._placements.of(document.pool, key)
+                    await self._placements.forget(
+                        one for one in entries if one.generation == document.generation
+                    )
+                await store.messages.drop(ref_of(removed, document))
             self._cache.pop(key, None)  # last: somebody may have read it before
 
     @operation("*:get_all")
@@ -281,13 +414,13 @@ class Queues:
                 return False
             if not where:
                 return True
-            data = msgspec.json.decode(record.doc, type=_Document).metadata
+            data = msgspec.json.decode(record.doc, type=Document).metadata
             return all(type(data.get(k)) is type(v) and data.get(k) == v for k, v in where.items())
 
         records = await self._records.page(
             kind, ctx.project, after, limit, wanted if name_part or where else None
         )
-        return [(r.key, msgspec.json.decode(r.doc, type=_Document).metadata) for r in records]
+        return [(r.key, msgspec.json.decode(r.doc, type=Document).metadata) for r in records]
 
     @operation("*:get_all")
     async def count(self, ctx: Context, kind: Kind) -> int:
@@ -299,11 +432,11 @@ class Queues:
         """The numbers of its messages; None when it does not exist."""
 
         async def count(queue: Queue) -> tuple[View, Counts]:
-            counts = await self._messages.count(queue.ref)
+            counts = await queue.store.messages.count(queue.ref)
             return View.of(queue.ref, (), counts.now_ms), counts
 
         return await self.use(key, count)
 
     async def clear(self, key: QueueKey) -> None:
         """Remove all messages, claimed and delayed ones too; the metadata stays."""
-        await self.use(key, lambda queue: self._messages.clear(queue.ref))
+        await self.use(key, lambda queue: queue.store.messages.clear(queue.ref))

@@ -14,6 +14,7 @@ from nusku.broker.confirmations import Confirmations, unsigned
 from nusku.broker.deliveries import Deliveries, Parcel, Recipient, delivery_key, progress_of
 from nusku.broker.ids import SubscriptionIds, is_subscription_id
 from nusku.broker.journal import Attempt, Journal
+from nusku.broker.notices import Notices
 from nusku.broker.operation import operation
 from nusku.broker.queues import SUBSCRIPTION, Queues, subscriptions_of
 from nusku.config import Settings
@@ -103,6 +104,7 @@ class Subscriptions:
         self,
         records: RecordStore,
         queues: Queues,
+        notices: Notices,
         deliveries: Deliveries,
         journal: Journal,
         confirmations: Confirmations,
@@ -114,6 +116,7 @@ class Subscriptions:
     ) -> None:
         self._records = records
         self._queues = queues
+        self._notices = notices
         self._deliveries = deliveries
         self._journal = journal
         self._confirmations = confirmations
@@ -134,7 +137,7 @@ class Subscriptions:
         """
         await self._queues.ensure(key)
         wanted = subscribers.parse(document, self._settings, self._addresses)
-        name = _name(key, wanted.subscriber)
+        name = unique_name(key, wanted.subscriber)
         for _ in range(ATTEMPTS):
             found = await self._records.find(SUBSCRIPTION, key.project, name)
             if found is not None:
@@ -256,14 +259,14 @@ class Subscriptions:
                         record,
                         doc=msgspec.json.encode(new),
                         version=record.version + 1,
-                        unique=_name(key, new.subscriber),
+                        unique=unique_name(key, new.subscriber),
                     ),
                     ttl_s,
                 )
             except Taken:
                 raise Conflict(f"{new.subscriber} has a subscription of its own.") from None
             if updated:
-                self._deliveries.on_changed(delivery_key(key.project, id_))
+                self._deliveries.changed(delivery_key(key.project, id_))
                 return old, new
         raise Unavailable("The subscription is being changed.")
 
@@ -277,7 +280,7 @@ class Subscriptions:
 
     async def _delete(self, key: QueueKey, id_: str) -> None:
         await self._records.delete(SUBSCRIPTION, key.project, id_)
-        self._deliveries.on_changed(delivery_key(key.project, id_))
+        self._deliveries.changed(delivery_key(key.project, id_))
         await self._deliveries.forget(key.project, id_)
         await self._journal.forget(key.project, id_)
 
@@ -423,9 +426,9 @@ class Subscriptions:
         Returns where to go on, None at the end.
         """
         records = await self._records.ended(SUBSCRIPTION, after, limit)
-        unspread_ms = await self._deliveries.unspread_since_ms()
+        unspread_ms = await self._notices.survey() if records else 0
         for record in records:
-            if unspread_ms is not None and (record.ends_ms or 0) > unspread_ms:
+            if (record.ends_ms or 0) > unspread_ms:
                 continue  # it may have to be told of what is not spread yet
             pending, failed, _ = await self._deliveries.counts(record.project, record.key)
             if pending and paused(record):
@@ -512,7 +515,8 @@ def _shown(key: QueueKey, record: Record) -> Subscription:
     return Subscription(record.key, key, d.subscriber, d.ttl_s, options, d.confirmed, age_s)
 
 
-def _name(key: QueueKey, subscriber: str) -> str:
+def unique_name(key: QueueKey, subscriber: str) -> str:
+    """By which no two subscriptions of a project may go."""
     return f"{subscriptions_of(key)}/{subscriber}"
 
 

@@ -1,8 +1,9 @@
 """Long polling: who waits on which queue, and what wakes them.
 
-Nothing here asks the store. A post, a release and a dead letter wake waiters of their queue; for
-what lapses or becomes due by itself there is one timer a queue, set to the time that the store
-named.
+Nothing here asks the store. A post, a release and a dead letter wake waiters of their queue, on
+other nodes too; for what lapses or becomes due by itself there is one timer a queue, set to the
+time that the store named. Where word from other nodes may be lost, waiters look anyway now and
+then.
 """
 
 import asyncio
@@ -16,8 +17,9 @@ from nusku.model import QueueKey
 class Room:
     """Those who wait on one queue. Claimers are woken one a message, observers all at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_s: float | None) -> None:
         self.users = 0
+        self._look_s = look_s
         self.calls = 0  # grows with each call, so that none is missed between a look and a wait
         self._claimers: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._observers: OrderedDict[asyncio.Future[None], None] = OrderedDict()
@@ -53,10 +55,12 @@ class Room:
             self._timer = None
 
     async def wait(self, until: float, seen_calls: int, *, claiming: bool) -> None:
-        """Until somebody calls, or the loop's time is ``until``."""
+        """Until somebody calls, or the loop's time is ``until``, or it is time to look anyway."""
         if self.calls != seen_calls:
             return
         loop = asyncio.get_running_loop()
+        if self._look_s is not None:
+            until = min(until, loop.time() + self._look_s)
         called: asyncio.Future[None] = loop.create_future()
         waiters = self._claimers if claiming else self._observers
         waiters[called] = None
@@ -82,6 +86,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self._rooms: dict[QueueKey, Room] = {}
+        self._look_s: float | None = None
         self.closed = False
 
     def __len__(self) -> int:
@@ -90,7 +95,7 @@ class Waiting:
     @contextmanager
     def room(self, key: QueueKey) -> Iterator[Room]:
         """The queue's room, kept while anybody is in it."""
-        room = self._rooms.setdefault(key, Room())
+        room = self._rooms.setdefault(key, Room(self._look_s))
         room.users += 1
         try:
             yield room
@@ -111,6 +116,17 @@ class Waiting:
         room = self._rooms.get(key)
         if room is not None:
             room.call_in(seconds)
+
+    def look_every(self, seconds: float | None) -> None:
+        """Word may be lost, so that those who wait have to look that often."""
+        if seconds is not None:
+            self._look_s = min(seconds, self._look_s or seconds)
+
+    def call_all(self, key: QueueKey) -> None:
+        """Something was done on another node: everybody is to look."""
+        room = self._rooms.get(key)
+        if room is not None:
+            room.call_all()
 
     def close(self) -> None:
         """The server stops: everybody's time is over."""

@@ -42,6 +42,8 @@ def broken_rules(settings: Settings) -> Iterator[tuple[str, str, tuple[str, ...]
         yield "host", allowed, ("auth", "allow_open")
     if not (re.match(r"[a-z][a-z0-9+.-]*://", settings.store) and settings.store.isprintable()):
         yield "store", allowed_values("store"), ()
+    if settings.workers > 1 and settings.store.startswith("sqlite:"):
+        yield "workers", "1 on SQLite, where one process owns the file", ("store",)
     for name, fine in _FORMS.items():
         value = getattr(settings, name)
         if not all(map(fine, value if isinstance(value, tuple) else [value] if value else [])):
@@ -67,6 +69,10 @@ def _is_loopback(host: str) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback
     return address.is_loopback
+
+
+def _is_postgres(text: str) -> bool:
+    return text.isprintable() and text.startswith(("postgresql://", "postgres://"))
 
 
 def _is_network(text: str) -> bool:
@@ -131,6 +137,7 @@ def _is_encodable(text: str) -> bool:
 
 # What a setting, or each one of its list, has to be unless it is empty.
 _FORMS: dict[str, Callable[[str], bool]] = {
+    "listen_store": _is_postgres,
     "metrics_allow": _is_network,
     "subscriber_types": _is_subscriber_type,
     "subscriber_allow": _is_network,

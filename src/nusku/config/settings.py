@@ -53,7 +53,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 8888
 
     workers: Annotated[
-        int, _count("Processes that serve; an SQLite store is owned by one.", 1, 1)
+        int,
+        _count(
+            "Processes that serve, on PostgreSQL or Redis; an SQLite store is owned by one.", 1, 64
+        ),
     ] = 1
 
     # -- where messages are kept
@@ -61,8 +64,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         _about(
             "URI of the store: `sqlite:///relative.db` or `sqlite:////absolute/path.db` (four "
-            "slashes). One server owns the file; a second one is refused.",
-            "a URI, such as sqlite:///nusku.db or sqlite:////var/lib/nusku/nusku.db",
+            "slashes), of which one server owns the file and a second one is refused; or one that "
+            "many servers share: `postgresql://`, `redis://`, `rediss://`, `redis+sentinel://`, "
+            "`redis+cluster://`.",
+            "a URI, such as sqlite:////var/lib/nusku/nusku.db or postgresql://user@host/nusku",
         ),
     ] = "sqlite:///nusku.db"
     sqlite_synchronous: Annotated[
@@ -81,6 +86,55 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             1 << 50,
         ),
     ] = 67_108_864
+
+    listen_store: Annotated[
+        str,
+        _about(
+            "A direct `postgresql://` URI for LISTEN, where `store` goes through a pooler such as "
+            "PgBouncer. Without it, waiting requests there look at the store several times a "
+            "second.",
+            "a postgresql:// URI",
+        ),
+    ] = ""
+    store_connections: Annotated[
+        int, _count("Connections of one process to a shared store.", 1, 64)
+    ] = 4
+    store_timeout: Annotated[
+        float,
+        _s(
+            "After this long without an answer from a shared store the connection is closed and "
+            "what waited for it is answered with 503.",
+            0.1,
+            600,
+        ),
+    ] = 10.0
+    synchronous_standby: Annotated[
+        bool,
+        _about(
+            "PostgreSQL: refuse to work unless the primary waits for a standby with each commit "
+            "(`synchronous_standby_names`)."
+        ),
+    ] = False
+    redis_replicas: Annotated[
+        int,
+        _count(
+            "Redis: replicas that must have received a change (WAIT) before it is answered. 0 "
+            "protects against a crash only, with `appendfsync always`.",
+            0,
+            16,
+        ),
+    ] = 0
+    unreliable: Annotated[
+        bool,
+        _about("Accept a Redis that may lose what was already answered when it crashes."),
+    ] = False
+    enable_virtual_pool: Annotated[
+        bool,
+        _about(
+            "Queues without a flavor go to the service's own store where no pool without a flavor "
+            "has a weight. Off: they are refused with 503 there."
+        ),
+    ] = True
 
     # -- who may do what
     auth: Annotated[
@@ -242,6 +296,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 60
     max_subscriptions_per_page: Annotated[
         int, _count("Most subscriptions one list may ask for with `limit`.", 1, 1000)
+    ] = 20
+    max_pools_per_page: Annotated[
+        int, _count("Most pools one list may ask for with `limit`.", 1, 1000)
+    ] = 20
+    max_flavors_per_page: Annotated[
+        int, _count("Most flavors one list may ask for with `limit`.", 1, 1000)
     ] = 20
     subscriber_types: Annotated[
         tuple[str, ...],
@@ -441,11 +501,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 # told to be without effect.
 LATER = frozenset(
     {
-        "enable_virtual_pool",
         "encryption_keys",
-        "listen_store",
-        "max_flavors_per_page",
-        "max_pools_per_page",
         "trusted_proxies",
         "websocket_port",
     }

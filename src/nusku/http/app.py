@@ -23,7 +23,9 @@ from nusku.errors import (
 )
 from nusku.http import wire
 from nusku.http.claims import ClaimHandlers
+from nusku.http.flavors import FlavorHandlers
 from nusku.http.messages import MessageHandlers
+from nusku.http.pools import PoolHandlers
 from nusku.http.queues import QueueHandlers
 from nusku.http.request import ClientGone, Request
 from nusku.http.shares import ShareHandlers
@@ -53,7 +55,12 @@ class Route(NamedTuple):
 
 
 def routes(
-    queues: dict[str, Any], system: SystemHandlers, claims: ClaimHandlers, shares: ShareHandlers
+    queues: dict[str, Any],
+    system: SystemHandlers,
+    claims: ClaimHandlers,
+    shares: ShareHandlers,
+    pools: PoolHandlers,
+    flavors: FlavorHandlers,
 ) -> list[Route]:
     """All paths (contract http-v2.md section 1.1).
 
@@ -115,7 +122,7 @@ def routes(
             ),
             *subscription_routes(f"{one}/subscriptions", subscriptions),
         ]
-    return table
+    return [*table, *admin_routes(pools, flavors)]
 
 
 def subscription_routes(base: str, subscriptions: SubscriptionHandlers) -> list[Route]:
@@ -149,6 +156,33 @@ def subscription_routes(base: str, subscriptions: SubscriptionHandlers) -> list[
                 ("ping", "POST", "subscription:update", subscriptions.ping),
                 ("secret", "POST", "subscription:update", subscriptions.rotate),
             )
+        ),
+    ]
+
+
+def admin_routes(pools: PoolHandlers, flavors: FlavorHandlers) -> list[Route]:
+    """What is not below a queue or topic, so that no signature is for it."""
+    return [
+        Route("/v2/pools", {"GET": ("pools:get_all", pools.page)}),
+        Route(
+            "/v2/pools/{pool}",
+            {
+                "GET": ("pools:get", pools.get),
+                "PUT": ("pools:create", pools.put),
+                "PATCH": ("pools:update", pools.patch),
+                "DELETE": ("pools:delete", pools.delete),
+            },
+        ),
+        Route("/v2/pools/{pool}/drain", {"POST": ("pools:update", pools.drain)}),
+        Route("/v2/flavors", {"GET": ("flavors:get_all", flavors.page)}),
+        Route(
+            "/v2/flavors/{flavor}",
+            {
+                "GET": ("flavors:get", flavors.get),
+                "PUT": ("flavors:create", flavors.put),
+                "PATCH": ("flavors:update", flavors.patch),
+                "DELETE": ("flavors:delete", flavors.delete),
+            },
         ),
     ]
 
@@ -285,7 +319,8 @@ def build(
         for kind in ("queue", "topic")
     }
     claims, shares = ClaimHandlers(broker, settings, json), ShareHandlers(broker, settings, json)
-    for route in routes(kinds, system, claims, shares):
+    pools, flavors = PoolHandlers(broker, settings, json), FlavorHandlers(broker, settings, json)
+    for route in routes(kinds, system, claims, shares, pools, flavors):
         app.add_route(route.template, Resource(route))
     app.set_error_serializer(_serialize)
     app.add_error_handler(NuskuError, _refused)

@@ -75,6 +75,28 @@ _RELATIONS: dict[str, tuple[str, tuple[str, ...], dict[str, str], bool]] = {
     ),
     "subscription": (_ONE, ("GET", "DELETE"), _SUBSCRIPTION, False),
     "subscription_patch": (_ONE, ("PATCH",), _SUBSCRIPTION, True),
+    **{
+        relation: entry
+        for one in ("pool", "flavor")
+        for relation, entry in {
+            f"{one}s": (
+                f"/v2/{one}s{{?detailed,limit,marker}}",
+                ("GET",),
+                {
+                    "detailed": "param/detailed",
+                    "limit": f"param/{one}_limit",
+                    "marker": "param/marker",
+                },
+                False,
+            ),
+            one: (
+                f"/v2/{one}s/{{{one}_name}}",
+                ("GET", "PUT", "PATCH", "DELETE"),
+                {f"{one}_name": f"param/{one}_name"},
+                False,
+            ),
+        }.items()
+    },
 }
 
 

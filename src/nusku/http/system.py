@@ -1,6 +1,6 @@
 """What is not about messages: discovery, health, metrics, documentation."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -13,7 +13,6 @@ from nusku.errors import Forbidden
 from nusku.http.home import document as home_document
 from nusku.http.request import Request
 from nusku.http.wire import encode
-from nusku.metrics import Metrics
 
 VERSIONS = encode(
     {
@@ -36,18 +35,18 @@ VERSIONS = encode(
 
 
 class SystemHandlers:
-    """``openapi`` is made when it is first asked for, ``page`` from it."""
+    """``figures`` are the metrics; ``openapi`` is made when first asked for, ``page`` from it."""
 
     def __init__(
         self,
         broker: Broker,
         settings: Settings,
-        metrics: Metrics,
+        figures: Callable[[], Awaitable[bytes]],
         openapi: Callable[[], dict[str, Any]],
         page: Callable[[dict[str, Any]], str],
     ) -> None:
         self._health = broker.health
-        self._metrics = metrics
+        self._figures = figures
         self._metrics_allow = [ip_network(cidr) for cidr in settings.metrics_allow]
         self._home = msgspec.json.format(encode(home_document()), indent=4)
         self._openapi = openapi
@@ -82,7 +81,7 @@ class SystemHandlers:
         if address is None or not any(address in network for network in self._metrics_allow):
             raise Forbidden("Metrics are for the addresses in metrics_allow only.")
         resp.content_type = "text/plain; version=0.0.4; charset=utf-8"
-        resp.data = self._metrics.text()
+        resp.data = await self._figures()
 
     async def openapi(self, req: Request, resp: Response) -> None:
         resp.data = encode(self._openapi())

@@ -25,7 +25,7 @@ from nusku.notify.slots import FAST_S, Slot, Slots, Standing
 
 log = structlog.get_logger("nusku.notify")
 
-EACH = 4  # attempts at a time at one endpoint
+EACH = 4  # attempts at a time at one endpoint, from all workers together
 AHEAD_MAX = 64  # deliveries claimed ahead for an endpoint that takes them fast
 AHEAD_WITHIN_S = 0.5  # the time that it has to take what was claimed before
 GATHER_S = 0.02  # for which removals are gathered; what a crash makes us send twice
@@ -61,7 +61,7 @@ class Notifier:
         self.keep_s = settings.delivery_keep
         self.confirmation = settings.require_confirmation
         self.claim_s = math.ceil(settings.delivery_timeout) + CLAIM_SPARE_S
-        self.slots = Slots(max_in_flight, EACH)
+        self.slots = Slots(max_in_flight, max(EACH // settings.workers, 1))
         self.pace = Pace(lambda: (metrics.served, metrics.serving_s))
         self._spreading = Pace(lambda: (metrics.served, metrics.serving_s))
         self.stopping = False
@@ -73,7 +73,7 @@ class Notifier:
         self._duties: list[asyncio.Task[None]] = []
         self._writing: asyncio.Future[None] | None = None
         self._pending, self._oldest_ms = 0, 0
-        broker.deliveries.on_notice = self._noticed.set
+        broker.notices.on_notice = self._noticed.set
         broker.deliveries.on_pending = self.wake
         broker.deliveries.on_changed = self.changed
         broker.subscriptions.attempt = self.ping
@@ -138,7 +138,11 @@ class Notifier:
         return False
 
     async def _spread(self) -> None:
+        surveyed_s = -math.inf
         while True:
+            now_s = asyncio.get_running_loop().time()
+            if now_s - surveyed_s >= LOOK_S and await self._step(self.broker.notices.survey()):
+                surveyed_s = now_s
             await self._step(self._spread_once())
 
     async def _spread_once(self) -> None:
@@ -149,7 +153,7 @@ class Notifier:
         self.metrics.deliveries["queued"] += made
         for _ in range(made // MADE_A_TURN if self._spreading.crowded else 0):
             await self._spreading.turn()
-        if not notices:
+        if not notices and not len(self.broker.notices):
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):  # wait_for may swallow that we are cancelled
                     await self._noticed.wait()

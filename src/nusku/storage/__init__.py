@@ -15,14 +15,16 @@ A deadline (the end of a message, claim or delay) may be rounded up by a backend
 ``TICK_MS``.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from nusku.clock import Clock
-from nusku.config import masked
+from nusku.clock import Clock, steady_clock
+from nusku.config import Settings, masked
 from nusku.errors import StoreRefused
 from nusku.metrics import Metrics
 from nusku.model import (
@@ -31,18 +33,28 @@ from nusku.model import (
     Counts,
     Draft,
     Found,
+    Holding,
     Kind,
     Occupied,
     QueueKey,
     QueueRef,
     Record,
+    Stored,
 )
 
 TICK_MS = 100
 
+POSTGRES = frozenset({"postgresql", "postgres"})
+REDIS = frozenset({"redis", "rediss", "redis+sentinel", "redis+cluster"})
+SHARED = POSTGRES | REDIS  # schemes of stores that many processes may use at a time
+
 
 class Stale(Exception):
     """The queue was deleted, re-created, or its options changed: read it again."""
+
+
+class Apart(Exception):
+    """The two queues are not kept together, so nothing can be moved between them in one step."""
 
 
 class Taken(Exception):
@@ -66,23 +78,51 @@ class Removed(Enum):
     CLAIM_UNKNOWN = "claim unknown"  # held by another, and the claim that was named is not live
 
 
+class Admitted(NamedTuple):
+    """What :meth:`MessageStore.admit` found: another generation, or the seal on this one (empty
+    where it is open).
+    """
+
+    other: str | None
+    seal: str
+
+
 class MessageStore(Protocol):
     """The data plane: messages and claims.
 
     Positions that don't exist are passed over by every operation that takes positions.
     """
 
-    def admit(self, ref: QueueRef) -> Awaitable[None]:
-        """Make this generation and version of the queue the current one.
+    def admit(self, ref: QueueRef) -> Awaitable[Admitted]:
+        """Make this version of the queue the current one.
 
-        A new generation starts empty; a new version of the same keeps its messages.
+        A queue that the store does not have comes to be, empty and sealed: its record may have been
+        deleted just before, so the caller looks once more and then calls :meth:`open`. Otherwise
+        neither messages nor seal are touched. An older version than the one that is there changes
+        nothing, since it may come from a node that read too early. Nor is anything changed where
+        there is another generation: that one is returned, for the caller to find out which of the
+        two is to go.
+        """
+
+    def open(self, ref: QueueRef, seal: str) -> Awaitable[None]:
+        """Break this seal, of a queue that is of exactly this generation and version; else nothing.
+
+        Each seal is another one. So who admitted a queue does not open one of the same name that
+        somebody else has admitted since.
+        """
+
+    def seal(self, ref: QueueRef) -> Awaitable[None]:
+        """From now on everything but ``admit``, ``open``, ``dump``, ``load``, ``queues`` and
+        ``drop`` raises Stale for this queue, on every node. ``ref.version`` becomes its version.
+        One that is sealed gets a new seal. Raises Stale, and changes nothing, where there is
+        another generation or a later version.
         """
 
     def add(self, posts: Sequence[tuple[QueueRef, Sequence[Draft]]]) -> Awaitable[list[list[int]]]:
-        """Append to one or several queues, all or nothing; return the positions.
+        """Append to one or several queues of one :func:`nusku.model.home`, all or nothing.
 
-        A draft whose ``dedup`` key is present in its queue is not added again: its position is
-        that of the message already there. Raises Stale, StoreFull.
+        Returns the positions. A draft whose ``dedup`` key is present in its queue is not added
+        again: its position is that of the message already there. Raises Stale, StoreFull.
         """
 
     def page(
@@ -180,7 +220,8 @@ class MessageStore(Protocol):
 
         Free ones, and those that ``claim`` holds. Age, count and attributes go with them, save for
         those given here; with ``ttl_s`` they live that long from now, else as long as they had
-        left. Raises Stale for the target; a source that is gone has nothing to move.
+        left. Raises Stale for the target, and Apart where the two are of different homes and the
+        store keeps those in different places; a source that is gone has nothing to move.
         """
 
     def pop(self, ref: QueueRef, limit: int) -> Awaitable[Found]:
@@ -198,11 +239,46 @@ class MessageStore(Protocol):
     def clear(self, ref: QueueRef) -> Awaitable[None]:
         """Remove all messages; positions go on from where they were."""
 
-    def drop(self, key: QueueKey) -> Awaitable[None]:
-        """Forget the queue, its messages and its generation."""
+    def drop(
+        self, ref: QueueRef, *, empty: bool = False, unless_later: bool = False
+    ) -> Awaitable[None]:
+        """Forget the queue and its messages, if it is of this generation (the version does not
+        matter), sealed or not; with ``empty`` only if it holds no messages, with ``unless_later``
+        only if it has no later version than this.
+        """
 
     def expire(self, limit: int) -> Awaitable[int]:
         """Housekeeping: delete up to ``limit`` dead rows; say how many there were."""
+
+    # From one store to another
+
+    def queues(self, after: QueueKey | None, limit: int) -> Awaitable[list[Holding]]:
+        """Up to ``limit`` queues of all kinds and projects behind ``after``, by key."""
+
+    def dump(
+        self, ref: QueueRef, after: int, limit: int, *, bodies: bool = True
+    ) -> Awaitable[list[Stored]]:
+        """Up to ``limit`` live messages behind position ``after`` as they are, sealed or not.
+
+        Raises Stale for another generation.
+        """
+
+    def load(
+        self,
+        ref: QueueRef,
+        next_position: int,
+        after: int,
+        through: int,
+        messages: Sequence[Stored],
+    ) -> Awaitable[None]:
+        """Between ``after`` (exclusive) and ``through`` (inclusive) the queue holds exactly these.
+
+        A queue that is not there comes to be first, empty and sealed. It goes on with
+        ``next_position``, or later if it was further; ``ref.version`` becomes its version. Claims
+        keep their ids. Of two messages with one dedup key the one that is loaded keeps it. Messages
+        come with bodies. Raises Stale, and changes nothing, where there is another generation or a
+        later version: so what a mover that was overtaken still has under way does no harm.
+        """
 
 
 class RecordStore(Protocol):
@@ -250,28 +326,81 @@ class RecordStore(Protocol):
     def count(self, kind: str, project: str) -> Awaitable[int]:
         """How many of a kind a project has."""
 
-    def delete(self, kind: str, project: str, key: str) -> Awaitable[bool]:
-        """Remove it, ended or not; False when there was none."""
+    def delete(self, kind: str, project: str, key: str) -> Awaitable[Record | None]:
+        """Remove it, ended or not; return what was removed, None when there was none."""
 
     def ended(self, kind: str, after: tuple[int, str], limit: int) -> Awaitable[list[Record]]:
         """Housekeeping: those of all projects that have ended, by (ends_ms, key) behind ``after``."""
 
+    # From one store to another
+
+    def dump(self, after: tuple[str, str, str], limit: int) -> Awaitable[list[Record]]:
+        """Up to ``limit`` records, ended ones too, by (kind, project, key) behind ``after``."""
+
+    def load(self, records: Sequence[Record]) -> Awaitable[None]:
+        """Store these as they are, in place of what has their keys."""
+
+
+Hint = Callable[[QueueKey], None]
+
 
 class Store(NamedTuple):
-    """An open store. ``failed`` resolves to a sentence when the store is beyond use."""
+    """An open store.
+
+    ``failed`` resolves to a sentence when the store is beyond use; a connection that is lost, or
+    a database that is away for a while, is no such thing. ``shared`` is true where other processes
+    may use the store at the same time. ``tell`` passes on to them, soon and without waiting, that
+    a queue has messages to be had; what others say is given to the one function handed to ``hear``.
+    As such a word may be lost, those who wait look again every ``look_s`` seconds (None: need
+    not). ``guarantee`` says in a sentence what a success answer is worth, ``capabilities``
+    are those of contract semantics.md section 7.
+    """
 
     messages: MessageStore
     records: RecordStore
     ping: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
     failed: Awaitable[str]
+    guarantee: str
+    capabilities: tuple[str, ...]
+    shared: bool = False
+    tell: Hint = lambda key: None  # noqa: ARG005
+    hear: Callable[[Hint], None] = lambda told: None  # noqa: ARG005
+    look_s: float | None = None
+
+
+CAPABILITIES = ("FIFO", "CLAIMS", "DURABILITY", "AOD", "HIGH_THROUGHPUT")
 
 
 class StoreOptions(NamedTuple):
-    """What a backend may be told by the settings."""
+    """What a backend may be told by the settings of the same names."""
 
     synchronous: str = "full"
     disk_watermark_bytes: int = 0
+    listen_uri: str = ""
+    connections: int = 4
+    timeout_s: float = 10.0
+    synchronous_standby: bool = False
+    replicas: int = 0
+    unreliable: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings, instead: Mapping[str, Any] = MappingProxyType({})) -> Self:
+        """What the settings say, or ``instead``, by the names of settings."""
+
+        def option(name: str) -> Any:
+            return instead.get(name, getattr(settings, name))
+
+        return cls(
+            option("sqlite_synchronous"),
+            option("disk_watermark"),
+            option("listen_store"),
+            option("store_connections"),
+            option("store_timeout"),
+            option("synchronous_standby"),
+            option("redis_replicas"),
+            option("unreliable"),
+        )
 
 
 def sqlite_path(uri: str) -> Path:
@@ -285,31 +414,114 @@ def sqlite_path(uri: str) -> Path:
         or len(parts.path) < 2
     ):
         raise StoreRefused(
-            f"store {masked(uri)!r} is not one that nusku knows: use sqlite:///relative.db"
-            " or sqlite:////absolute/path.db"
+            f"store {masked(uri)!r} is not one that nusku knows: use sqlite:///relative.db,"
+            " sqlite:////absolute/path.db, postgresql://, redis://, rediss://, redis+sentinel:// or"
+            " redis+cluster://"
         )
     return Path(unquote(parts.path[1:]))
 
 
-async def open_store(uri: str, clock: Clock, options: StoreOptions, metrics: Metrics) -> Store:
+def endpoints(uri: str) -> list[tuple[str, int]]:
+    """Hosts and ports that the URI of a shared store names; none for an embedded one."""
+    parts = urlsplit(uri)
+    if parts.scheme not in SHARED:
+        return []
+    usual = 5432 if parts.scheme in POSTGRES else 26379 if "sentinel" in parts.scheme else 6379
+    found = []
+    for each in parts.netloc.rpartition("@")[2].split(","):
+        host, colon, port = each.rpartition(":")
+        if not colon or not port.isdecimal():
+            host, port = each, ""
+        found.append((unquote(host).strip("[]"), int(port or usual)))
+    return found
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """What imports a library that a plain installation does not have."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise StoreRefused(
+            f"this kind of store takes the library {missing.name}: install nusku[{name}]"
+        ) from None
+
+
+async def open_store(
+    uri: str, clock: Clock | None, options: StoreOptions, metrics: Metrics
+) -> Store:
     """Open (creating or migrating where needed) the store that the URI names.
 
-    Raises StoreRefused with a sentence for the operator.
+    Without a clock the store goes by its own, which for a shared one is that of its server, so
+    that all nodes agree. Raises StoreRefused with a sentence for the operator.
     """
-    from nusku.storage import sqlite
+    match urlsplit(uri).scheme:
+        case scheme if scheme in POSTGRES:
+            with _extra("postgresql"):
+                from nusku.storage import postgres
 
-    return await sqlite.open_store(sqlite_path(uri), clock, options, metrics)
+            return await postgres.open_store(uri, clock, options, metrics)
+        case scheme if scheme in REDIS:
+            with _extra("redis"):
+                from nusku.storage import redis
+
+            return await redis.open_store(uri, clock, options, metrics)
+        case _:
+            from nusku.storage import sqlite
+
+            return await sqlite.open_store(
+                sqlite_path(uri), clock or steady_clock(), options, metrics
+            )
 
 
 def inspect_store(uri: str) -> str:
     """A line about the store, read only, also beside a running server. Raises StoreRefused."""
-    from nusku.storage import sqlite
+    match urlsplit(uri).scheme:
+        case scheme if scheme in POSTGRES:
+            with _extra("postgresql"):
+                from nusku.storage import postgres
 
-    return sqlite.inspect(sqlite_path(uri))
+            return postgres.inspect(uri)
+        case scheme if scheme in REDIS:
+            with _extra("redis"):
+                from nusku.storage import redis
+
+            return redis.inspect(uri)
+        case _:
+            from nusku.storage import sqlite
+
+            return sqlite.inspect(sqlite_path(uri))
+
+
+def migrate_store(uri: str) -> str:
+    """Create or bring up to date what the store needs, and say what was done.
+
+    For those whose servers may not do it at their start. Raises StoreRefused.
+    """
+    match urlsplit(uri).scheme:
+        case scheme if scheme in POSTGRES:
+            with _extra("postgresql"):
+                from nusku.storage import postgres
+
+            return postgres.migrate(uri)
+        case scheme if scheme in REDIS:
+            with _extra("redis"):
+                from nusku.storage import redis
+
+            return redis.migrate(uri)
+        case _:
+            from nusku.storage import sqlite
+
+            return sqlite.migrate(sqlite_path(uri))
 
 
 def backup_store(uri: str, target: Path) -> None:
-    """Write a consistent copy to a new file, also beside a running server. Raises StoreRefused."""
+    """Write a consistent copy to a new file, also beside a running server.
+
+    Only of an embedded store: the others have tools of their own. Raises StoreRefused.
+    """
     from nusku.storage import sqlite
 
+    if urlsplit(uri).scheme in SHARED:
+        raise StoreRefused("only an SQLite store is one file; docs/backup.md tells of the others")
     sqlite.backup(sqlite_path(uri), target)

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of everything that is served, with the limits of this server."""
 
 from nusku.config import Settings
-from nusku.http.openapi import claims, messages, queues, service, shares, subscriptions
+from nusku.http.openapi import claims, messages, pools, queues, service, shares, subscriptions
 from nusku.http.openapi.components import components
 from nusku.http.openapi.parts import QUEUE, TOPIC
 
@@ -64,6 +64,9 @@ _TAGS = {
     "names: the queue `a` and the topic `a` have nothing to do with one another.",
     "Topic messages": "As for queues, but for claims.",
     "Topic subscriptions": "As for queues.",
+    "Pools": "The stores that queues are spread over, for those who run the server.",
+    "Flavors": "A flavor is a name for some of the pools. A queue whose metadata have `_flavor` is "
+    "put into one of those.",
     "Discovery": "What is served here, and whether it works.",
     "Watching": "For those who run the server. These paths need no headers.",
 }
@@ -92,6 +95,7 @@ def document(settings: Settings, version: str) -> dict[str, object]:
             **queues.paths(TOPIC, settings),
             **messages.paths(TOPIC, settings),
             **subscriptions.paths(TOPIC, settings),
+            **pools.paths(settings),
             **service.discovery(),
             **service.watching(),
         },

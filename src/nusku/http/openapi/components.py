@@ -2,7 +2,14 @@
 
 from nusku.broker.rules import PROJECT_MAX
 from nusku.config import Settings
-from nusku.http.openapi import examples, schemas, service, shares, subscription_schemas
+from nusku.http.openapi import (
+    examples,
+    pools,
+    schemas,
+    service,
+    shares,
+    subscription_schemas,
+)
 from nusku.http.openapi.parts import QUEUE, TOPIC, Node, Noun, answer, array, closed, string
 from nusku.http.openapi.schemas import NAME
 
@@ -24,12 +31,14 @@ def components(settings: Settings) -> Node:
             **schemas.claims(settings),
             **shares.schemas(settings),
             **subscription_schemas.schemas(settings),
+            **pools.schemas(),
             **service.schemas(),
         },
         "parameters": {
             **_identity(settings),
             **_in_path(QUEUE),
             **_in_path(TOPIC),
+            **pools.parameters(),
         },
         "headers": _headers(),
         "responses": _outside(),
@@ -107,6 +116,9 @@ def _headers() -> Node:
         ),
         "Location": header(
             "Where the new thing is, as a path on this server.", string(pattern="^/v2/")
+        ),
+        "Content-Location": header(
+            "The path of this page, with its query.", string(pattern="^/v2/")
         ),
         "Vary": header("Errors depend on the `Accept` header.", string()),
         "Cache-Control": header("How long the answer may be kept.", string()),

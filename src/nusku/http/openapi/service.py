@@ -285,6 +285,8 @@ def schemas() -> Node:
                     {name: integer(0, None) for name in ("free", "claimed", "total")},
                     "Messages of all projects.",
                 ),
-            }
+            },
+            "Of a store that cannot be reached nothing else is known.",
+            optional=("operation_status", "message_volume"),
         ),
     }

@@ -3,15 +3,25 @@
 import asyncio
 from pathlib import Path
 
-from nusku.clock import Clock
+from nusku.clock import Clock, steady_clock
 from nusku.metrics import Metrics
-from nusku.storage import Store, StoreOptions
+from nusku.storage import CAPABILITIES, Store, StoreOptions
 from nusku.storage.sqlite.connection import Connection
 from nusku.storage.sqlite.file import File, backup, inspect
 from nusku.storage.sqlite.messages import SqliteMessages
 from nusku.storage.sqlite.records import SqliteRecords
 
-__all__ = ["backup", "inspect", "open_store"]
+__all__ = ["backup", "inspect", "migrate", "open_store"]
+
+# What a success answer is worth, and the capabilities that follow from it.
+_STRICT = (
+    "An answered change is on this machine's disk, and outlives a crash and a power cut.",
+    CAPABILITIES,
+)
+_LAX = (
+    "An answered change outlives a crash of the server; a power cut may take back the last moments.",
+    tuple(one for one in CAPABILITIES if one != "DURABILITY"),
+)
 
 
 async def open_store(path: Path, clock: Clock, options: StoreOptions, metrics: Metrics) -> Store:
@@ -43,4 +53,16 @@ async def open_store(path: Path, clock: Clock, options: StoreOptions, metrics: M
         else:
             await asyncio.to_thread(file.close, connection.now_ms)
 
-    return Store(messages, records, ping, close, connection.failed)
+    guarantee, capabilities = _LAX if options.synchronous == "normal" else _STRICT
+    return Store(messages, records, ping, close, connection.failed, guarantee, capabilities)
+
+
+def migrate(path: Path) -> str:
+    """Make the file, or bring it up to date, as a server does at its start; say what it is then."""
+
+    async def run() -> None:
+        store = await open_store(path, steady_clock(), StoreOptions(), Metrics())
+        await store.close()
+
+    asyncio.run(run())
+    return inspect(path)

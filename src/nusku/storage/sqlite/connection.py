@@ -29,6 +29,7 @@ log = structlog.get_logger("nusku.storage")
 
 BATCH_WEIGHT = 512  # rows touched by one transaction, roughly; bounds how long the loop is held
 HEAVY = 256  # an operation that weighs more runs in the thread
+ALONE = BATCH_WEIGHT + 1  # an operation that weighs this much has a transaction of its own
 CHECKPOINT_COMMITS = 500  # commits after which the log is written back
 BACKLOG = 20_000  # operations that wait; more are refused, so that a stuck disk can't eat memory
 

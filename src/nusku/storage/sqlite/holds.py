@@ -11,6 +11,7 @@ from nusku.storage.sqlite.ledger import Lane, Ledger
 from nusku.storage.sqlite.schema import DUE, LAPSE
 
 SETTLED_ROWS = 500  # lapsed messages that one operation puts back on its way
+FOREIGN = 1 << 62  # numbers from here on are of claims that another store made
 
 PUT_BACK = (
     "UPDATE messages SET claim = 0, visible_ms = 0 WHERE id = ? AND claim = ? AND visible_ms = ?"
@@ -53,10 +54,11 @@ class Holds:
         ids: Sequence[int],
         *,
         new: bool = False,
+        started_ms: int | None = None,
     ) -> None:
         """Note what hides these messages, so that they are found when it ends.
 
-        ``new``: nothing is hidden under this number yet.
+        ``new``: nothing is hidden under this number yet. ``started_ms``: not now.
         """
         known = (0, b"")
         if not new:
@@ -74,7 +76,7 @@ class Holds:
                 ends_ms,
                 lane.id,
                 ttl_s,
-                self._connection.now_ms,
+                self._connection.now_ms if started_ms is None else started_ms,
                 known[0] + len(ids),
                 known[1] + array("q", ids).tobytes(),
             ),
@@ -169,13 +171,43 @@ class Holds:
         """The number, sealed with the file's key: an id that was not given out is told apart
         without looking it up.
         """
+        if number >= FOREIGN:
+            (claim,) = self._db.execute(
+                "SELECT id FROM foreign_claims WHERE number = ?", (number,)
+            ).fetchone()
+            return str(claim)
         seal = blake2b(number.to_bytes(8), key=self._key, digest_size=8).hexdigest()
         return f"{number:016x}{seal}"
 
     def claim_number(self, claim: str) -> int:
-        """The number in an id; 0, which no claim has, for one that we did not make."""
+        """The number of a claim; 0, which none has, for an id that is not known here."""
+        number = self._own(claim)
+        if number:
+            return number
+        row = self._db.execute(
+            "SELECT number FROM foreign_claims WHERE id = ?", (claim,)
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def _own(self, claim: str) -> int:
+        """The number in an id that was made here, else 0."""
         try:
             number = int(claim[:16], 16)
         except ValueError:
             return 0
-        return number if 0 < number < 1 << 63 and self.claim_id(number) == claim else 0
+        return number if 0 < number < FOREIGN and self.claim_id(number) == claim else 0
+
+    def arrive(self, lane: Lane, claim: str) -> int:
+        """The number for a claim that comes from another store, which may have had it from here."""
+        number = self.claim_number(claim)
+        if number:
+            # What the queue left behind when it went is of no use to anybody.
+            self._db.execute(
+                "DELETE FROM holds WHERE claim = ? AND lane <> ? AND lane IN"
+                " (SELECT id FROM lanes WHERE doomed = 1)",
+                (number, lane.id),
+            )
+            return number
+        number = FOREIGN + self.number()
+        self._db.execute("INSERT INTO foreign_claims VALUES (?, ?)", (number, claim))
+        return number

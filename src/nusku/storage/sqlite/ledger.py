@@ -2,11 +2,11 @@
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from nusku.errors import Unavailable
 from nusku.model import QueueKey, QueueRef
-from nusku.storage import Stale
+from nusku.storage import Admitted, Stale
 from nusku.storage.sqlite.schema import DUE, EXPIRY, LANES_MAX, LAPSE, POSITION_BITS
 
 FAR_MS = 1 << 62
@@ -19,7 +19,8 @@ class Lane:
     ``total``, ``held`` and ``delayed`` count rows as they stand in the table; what has expired,
     lapsed or become due since is in the tallies. Row ids below ``low`` are dead for good, and no
     live row below ``ready_low`` is in the index of free ones. ``due_ms`` is no later than the end
-    of anything that hides a message.
+    of anything that hides a message. A ``sealed`` one is only for
+    those who copy it; each seal is a number of its own.
     """
 
     __slots__ = (
@@ -33,6 +34,7 @@ class Lane:
         "low",
         "next_position",
         "ready_low",
+        "sealed",
         "total",
         "version",
     )
@@ -41,13 +43,13 @@ class Lane:
         self,
         id_: int,
         key: QueueKey,
-        columns: tuple[str, int, int, int, int, int],
+        columns: tuple[str, int, int, int, int, int, int],
         due_ms: int = FAR_MS,
     ) -> None:
         self.id = id_
         self.key = key
         self.generation, self.version, self.next_position, *figures = columns
-        self.total, self.held, self.delayed = figures
+        self.total, self.held, self.delayed, self.sealed = figures
         self.due_ms = due_ms
         self.first = self.low = self.ready_low = id_ << POSITION_BITS
 
@@ -68,8 +70,9 @@ class Lane:
 class Ledger:
     """All lanes in use. Part of every transaction: see ``connection.Unit``."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, new_seal: Callable[[], int]) -> None:
         self._db = db
+        self.new_seal = new_seal
         self._lanes: dict[QueueKey, Lane] = {}
         self._by_id: dict[int, Lane] = {}
         self._changed: set[Lane] = set()
@@ -77,15 +80,23 @@ class Ledger:
         self._taken: defaultdict[tuple[int, int], int] = defaultdict(int)
 
     def lane(self, ref: QueueRef, *, fresh: bool = False) -> Lane:
-        """The lane of a queue; Stale when it is of another generation (``fresh``: or version)."""
+        """The lane of a queue; Stale when it is sealed or of another generation (``fresh``: or
+        version).
+        """
         lane = self._lanes.get(ref.key) or self._load(ref.key)
         if (
             lane is None
             or lane.generation != ref.generation
             or (fresh and lane.version != ref.version)
+            or lane.sealed
         ):
             raise Stale
         return lane
+
+    def find(self, ref: QueueRef) -> Lane | None:
+        """The lane of a queue, sealed or not; None when it is gone or of another generation."""
+        lane = self._lanes.get(ref.key) or self._load(ref.key)
+        return lane if lane is not None and lane.generation == ref.generation else None
 
     def lane_by_id(self, id_: int) -> Lane | None:
         """The lane with this number, unless it is doomed."""
@@ -99,8 +110,8 @@ class Ledger:
 
     def _load(self, key: QueueKey) -> Lane | None:
         row = self._db.execute(
-            "SELECT id, generation, version, next_position, total, held, delayed FROM lanes"
-            " WHERE kind = ? AND project = ? AND name = ? AND doomed = 0",
+            "SELECT id, generation, version, next_position, total, held, delayed, sealed"
+            " FROM lanes WHERE kind = ? AND project = ? AND name = ? AND doomed = 0",
             key,
         ).fetchone()
         if row is None:
@@ -118,30 +129,61 @@ class Ledger:
         ).fetchone()
         return FAR_MS if due_ms is None else int(due_ms)
 
-    def admit(self, ref: QueueRef) -> None:
-        """Let a generation and version be the current one."""
+    def admit(self, ref: QueueRef) -> Admitted:
+        """Let a version be the current one; see :meth:`nusku.storage.MessageStore.admit`."""
         lane = self._lanes.get(ref.key) or self._load(ref.key)
-        if lane is not None and lane.generation == ref.generation:
-            lane.version = ref.version
-            self._db.execute("UPDATE lanes SET version = ? WHERE id = ?", (ref.version, lane.id))
-        else:
-            self.drop(ref.key)
-            self._create(ref.key, ref.generation, ref.version, 1)
+        if lane is None:
+            lane = self._create(ref, 1, self.new_seal())
+        elif lane.generation != ref.generation:
+            return Admitted(lane.generation, "")
+        elif lane.version < ref.version:
+            self._set(lane, ref.version, lane.sealed)
+        return Admitted(None, str(lane.sealed or ""))
+
+    def open(self, ref: QueueRef, seal: str) -> None:
+        """Break the seal, if it and the version are these."""
+        lane = self.find(ref)
+        if lane is not None and lane.version == ref.version and str(lane.sealed) == seal:
+            self._set(lane, lane.version, 0)
+
+    def seal(self, ref: QueueRef) -> None:
+        self._set(self._unless_overtaken(ref), ref.version, self.new_seal())
+
+    def arrive(self, ref: QueueRef) -> Lane:
+        """The lane for what comes from another store."""
+        if (self._lanes.get(ref.key) or self._load(ref.key)) is None:
+            return self._create(ref, 1, self.new_seal())
+        lane = self._unless_overtaken(ref)
+        self._set(lane, ref.version, lane.sealed)
+        return lane
+
+    def _unless_overtaken(self, ref: QueueRef) -> Lane:
+        lane = self.find(ref)
+        if lane is None or lane.version > ref.version:
+            raise Stale
+        return lane
+
+    def _set(self, lane: Lane, version: int, sealed: int) -> None:
+        if (lane.version, lane.sealed) != (version, sealed):
+            lane.version, lane.sealed = version, sealed
+            self._db.execute(
+                "UPDATE lanes SET version = ?, sealed = ? WHERE id = ?", (version, sealed, lane.id)
+            )
 
     def replace(self, lane: Lane) -> None:
         """Give the queue an empty lane that goes on with the positions."""
-        self.drop(lane.key)
-        self._create(lane.key, lane.generation, lane.version, lane.next_position)
+        self.drop(lane)
+        self._create(
+            QueueRef(lane.key, lane.generation, lane.version), lane.next_position, lane.sealed
+        )
 
-    def drop(self, key: QueueKey) -> None:
-        """Doom the queue's lane, if it has one; its rows are removed in the background."""
-        lane = self._lanes.get(key) or self._load(key)
-        if lane is not None:
-            del self._lanes[key], self._by_id[lane.id]
-            self._changed.discard(lane)
-            self._db.execute("UPDATE lanes SET doomed = 1 WHERE id = ?", (lane.id,))
+    def drop(self, lane: Lane) -> None:
+        """Doom a lane; its rows are removed in the background."""
+        del self._lanes[lane.key], self._by_id[lane.id]
+        self._changed.discard(lane)
+        self._db.execute("UPDATE lanes SET doomed = 1 WHERE id = ?", (lane.id,))
 
-    def _create(self, key: QueueKey, generation: str, version: int, position: int) -> None:
+    def _create(self, ref: QueueRef, position: int, sealed: int) -> Lane:
         (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM lanes").fetchone()
         if last + 1 < LANES_MAX:
             id_ = last + 1
@@ -155,11 +197,12 @@ class Ledger:
                 raise Unavailable("The store has as many queues as it can hold.")
             id_ = row[0]
         self._db.execute(
-            "INSERT INTO lanes (id, kind, project, name, generation, version, next_position)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (id_, *key, generation, version, position),
+            "INSERT INTO lanes (id, kind, project, name, generation, version, next_position,"
+            " sealed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (id_, *ref.key, ref.generation, ref.version, position, sealed),
         )
-        self._keep(Lane(id_, key, (generation, version, position, 0, 0, 0)))
+        columns = (ref.generation, ref.version, position, 0, 0, 0, sealed)
+        return self._keep(Lane(id_, ref.key, columns))
 
     def tally(self, lane: Lane, kind: int, at_ms: int, n: int) -> None:
         """So many more (or fewer) messages of the lane end in this way at this time."""

@@ -13,14 +13,16 @@ from nusku.model import (
     Counts,
     Draft,
     Found,
+    Holding,
     Kind,
     Message,
     Occupied,
     QueueKey,
     QueueRef,
+    Stored,
 )
-from nusku.storage import TICK_MS, Removal, Removed, Stale
-from nusku.storage.sqlite.connection import HEAVY, Again, Connection
+from nusku.storage import TICK_MS, Admitted, Removal, Removed
+from nusku.storage.sqlite.connection import ALONE, HEAVY, Again, Connection
 from nusku.storage.sqlite.file import File
 from nusku.storage.sqlite.holds import Holds
 from nusku.storage.sqlite.ledger import Lane, Ledger
@@ -37,8 +39,9 @@ from nusku.storage.sqlite.scan import (
 )
 from nusku.storage.sqlite.schema import DUE, EXPIRY, LAPSE, POSITIONS_MAX, SERVED
 from nusku.storage.sqlite.sweep import Sweep
+from nusku.storage.sqlite.transfer import Transfer
 
-INSERT = f"INSERT INTO messages ({COLUMNS}, dedup) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)"
+INSERT = f"INSERT INTO messages ({COLUMNS}, dedup) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 HOLD = "UPDATE messages SET claim = ?, visible_ms = ?, count = ?, ttl_s = ?, expires_ms = ? WHERE id = ?"
 DELETE = "DELETE FROM messages WHERE id = ?"
 DELETE_ANY = f"{DELETE} RETURNING claim, visible_ms, expires_ms"
@@ -75,17 +78,26 @@ class SqliteMessages:
         self._db = connection.db
         self._file = file
         self._watermark_bytes = watermark_bytes
-        self._ledger = Ledger(connection.db)
+        self._ledger = Ledger(connection.db, lambda: self._holds.number())  # noqa: PLW0108 - made below
         connection.attach(self._ledger)
         self._holds = Holds(connection, self._ledger, file.key, file.boot)
         self._scan = Scan(connection, self._holds)
         self._sweep = Sweep(connection, self._ledger, self._holds, file, metrics)
+        self._transfer = Transfer(connection, self._ledger, self._holds, self._scan)
         self._room = (0, True)
 
-    # Storing
+    # Queues
 
-    def admit(self, ref: QueueRef) -> Awaitable[None]:
+    def admit(self, ref: QueueRef) -> Awaitable[Admitted]:
         return self._run(partial(self._ledger.admit, ref))
+
+    def open(self, ref: QueueRef, seal: str) -> Awaitable[None]:
+        return self._run(partial(self._ledger.open, ref, seal))
+
+    def seal(self, ref: QueueRef) -> Awaitable[None]:
+        return self._run(partial(self._ledger.seal, ref))
+
+    # Storing
 
     def add(self, posts: Sequence[tuple[QueueRef, Sequence[Draft]]]) -> Awaitable[list[list[int]]]:
         return self._run(partial(self._add, posts), sum(len(drafts) for _, drafts in posts))
@@ -126,8 +138,8 @@ class SqliteMessages:
                 self._ledger.tally(lane, DUE, min(visible, expires), 1)
             body = draft.body
             rows.append(
-                (id_, now, ttl_s, expires, visible, claim, draft.client, crc32(body), body,
-                 draft.attributes, draft.dedup)
+                (id_, draft.posted_ms or now, ttl_s, expires, visible, claim, draft.count,
+                 draft.client, crc32(body), body, draft.attributes, draft.dedup)
             )  # fmt: skip
         for expires, n in lives.items():
             self._ledger.added(lane, expires, n)
@@ -489,10 +501,9 @@ class SqliteMessages:
     ) -> Awaitable[list[int]]:
         def operation() -> list[int]:
             lane = self._ledger.lane(target)
-            try:
-                source = self._ledger.lane(ref)
-            except Stale:
+            if self._ledger.find(ref) is None:
                 return []
+            source = self._ledger.lane(ref)
             now, moved = self._connection.now_ms, []
             holder = 0 if claim is None else self._holds.claim_number(claim)
             for id_ in source.ids(positions):
@@ -546,8 +557,57 @@ class SqliteMessages:
     def clear(self, ref: QueueRef) -> Awaitable[None]:
         return self._run(lambda: self._ledger.replace(self._ledger.lane(ref)))
 
-    def drop(self, key: QueueKey) -> Awaitable[None]:
-        return self._run(partial(self._ledger.drop, key))
+    def drop(
+        self, ref: QueueRef, *, empty: bool = False, unless_later: bool = False
+    ) -> Awaitable[None]:
+        def operation() -> None:
+            lane = self._ledger.find(ref)
+            if lane is None or (unless_later and lane.version > ref.version):
+                return
+            if not empty or self._transfer.empty(lane):
+                self._ledger.drop(lane)
+
+        return self._run(operation)
+
+    # From one store to another
+
+    def queues(self, after: QueueKey | None, limit: int) -> Awaitable[list[Holding]]:
+        return self._run(partial(self._transfer.queues, after, limit), limit)
+
+    def dump(
+        self, ref: QueueRef, after: int, limit: int, *, bodies: bool = True
+    ) -> Awaitable[list[Stored]]:
+        budget = BUDGET
+
+        def operation() -> list[Stored]:
+            nonlocal budget
+            found = self._transfer.dump(ref, after, limit, budget, bodies=bodies)
+            if found is None:
+                budget *= 2
+                raise Again(HEAVY + 1)
+            return found
+
+        return self._run(operation, limit)
+
+    def load(
+        self,
+        ref: QueueRef,
+        next_position: int,
+        after: int,
+        through: int,
+        messages: Sequence[Stored],
+    ) -> Awaitable[None]:
+        done, last = max(after, 0), min(through, POSITIONS_MAX - 1)
+        ordered = sorted(messages, key=lambda one: one.position)
+
+        def operation() -> None:
+            nonlocal done
+            self.check_room()
+            done = self._transfer.load(ref, next_position, done, last, ordered)
+            if done < last:
+                raise Again(ALONE)
+
+        return self._run(operation, ALONE)  # lest it be done again with neighbours, but for a step
 
     # Housekeeping
 

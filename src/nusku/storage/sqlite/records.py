@@ -1,6 +1,6 @@
 """Small documents in SQLite."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from nusku.model import Record
@@ -12,6 +12,7 @@ CHUNK = 200  # documents looked at by one transaction while filtering
 COLUMNS = 'kind, project, key, doc, version, parent, "unique", created_ms, ends_ms'
 SELECT = f"SELECT {COLUMNS} FROM records"
 LIVE = "(ends_ms IS NULL OR ends_ms > ?)"
+INSERT = f"INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _FURTHER = f"key > ? AND {LIVE} ORDER BY key LIMIT ?"
 PAGE = f"{SELECT} WHERE kind = ? AND project = ? AND {_FURTHER}"
@@ -26,6 +27,9 @@ ENDED = (
     " ORDER BY ends_ms, key LIMIT ?"
 )
 GET = f"{SELECT} WHERE kind = ? AND project = ? AND key = ?"
+DELETE = f"DELETE FROM records WHERE kind = ? AND project = ? AND key = ? RETURNING {COLUMNS}"
+DUMP = f"{SELECT} WHERE (kind, project, key) > (?, ?, ?) ORDER BY kind, project, key LIMIT ?"
+LOSE_NAME = 'UPDATE records SET "unique" = NULL WHERE kind = ? AND project = ? AND "unique" = ?'
 FIND = f'{SELECT} WHERE kind = ? AND project = ? AND "unique" = ?'
 
 
@@ -45,7 +49,7 @@ class SqliteRecords:
             now = self._connection.now_ms
             return bool(
                 self._db.execute(
-                    f"INSERT OR IGNORE INTO records ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    f"INSERT OR IGNORE {INSERT}",
                     (record.kind, record.project, record.key, record.doc, record.version,
                      record.parent, record.unique, now, _end(now, ttl_s)),
                 ).rowcount
@@ -149,14 +153,10 @@ class SqliteRecords:
 
         return self._run(operation)
 
-    def delete(self, kind: str, project: str, key: str) -> Awaitable[bool]:
-        def operation() -> bool:
-            return bool(
-                self._db.execute(
-                    "DELETE FROM records WHERE kind = ? AND project = ? AND key = ?",
-                    (kind, project, key),
-                ).rowcount
-            )
+    def delete(self, kind: str, project: str, key: str) -> Awaitable[Record | None]:
+        def operation() -> Record | None:
+            row = self._db.execute(DELETE, (kind, project, key)).fetchone()
+            return row and self._record(row)
 
         return self._run(operation)
 
@@ -169,6 +169,38 @@ class SqliteRecords:
             return [self._record(row) for row in rows]
 
         return self._run(operation, limit)
+
+    # From one store to another
+
+    def dump(self, after: tuple[str, str, str], limit: int) -> Awaitable[list[Record]]:
+        def operation() -> list[Record]:
+            return [self._record(row) for row in self._db.execute(DUMP, (*after, limit))]
+
+        return self._run(operation, limit)
+
+    def load(self, records: Sequence[Record]) -> Awaitable[None]:
+        def operation() -> None:
+            self._check_room()
+            for record in records:
+                self._db.execute(DELETE, (record.kind, record.project, record.key)).fetchall()
+                self._db.execute(
+                    f"INSERT {INSERT}",
+                    (record.kind, record.project, record.key, record.doc, record.version,
+                     record.parent, self._name_of(record), record.created_ms, record.ends_ms),
+                )  # fmt: skip
+
+        return self._run(operation, len(records))
+
+    def _name_of(self, record: Record) -> str | None:
+        """Its unique name, which another record loses to it, unless it has ended itself."""
+        if record.unique is not None:
+            other = (record.kind, record.project, record.unique)
+            ended = record.ends_ms is not None and record.ends_ms <= self._connection.now_ms
+            if not ended:
+                self._db.execute(LOSE_NAME, other)
+            elif self._db.execute(FIND, other).fetchone():
+                return None
+        return record.unique
 
 
 def _end(now_ms: int, ttl_s: int | None) -> int | None:

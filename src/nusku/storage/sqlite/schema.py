@@ -12,11 +12,13 @@ positions, so that what has lapsed is found by its end and put back in small ste
 ``tallies`` counts a lane's messages by when they expire (0), their claim ends (1) or their delay
 ends (2): what has passed but was not yet tidied up is a short range, so counts are exact without
 looking at messages.
+
+``foreign_claims`` has the ids of claims that were made by another store.
 """
 
 import sqlite3
 
-VERSION = 2
+VERSION = 3
 APPLICATION_ID = 0x6E75736B  # "nusk"
 
 LANE_BITS, POSITION_BITS = 20, 43
@@ -50,7 +52,8 @@ CREATE TABLE lanes (
     total INTEGER NOT NULL DEFAULT 0,
     held INTEGER NOT NULL DEFAULT 0,
     delayed INTEGER NOT NULL DEFAULT 0,
-    doomed INTEGER NOT NULL DEFAULT 0
+    doomed INTEGER NOT NULL DEFAULT 0,
+    sealed INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX lane_by_name ON lanes (kind, project, name) WHERE doomed = 0;
 CREATE INDEX doomed_lanes ON lanes (id) WHERE doomed = 1;
@@ -73,6 +76,8 @@ CREATE TABLE holds (
     PRIMARY KEY (claim, ends_ms)
 ) WITHOUT ROWID;
 CREATE INDEX holds_by_end ON holds (lane, ends_ms);
+CREATE TABLE foreign_claims (number INTEGER PRIMARY KEY, id TEXT NOT NULL);
+CREATE UNIQUE INDEX foreign_claims_by_id ON foreign_claims (id);
 
 CREATE TABLE tallies (
     lane INTEGER NOT NULL, kind INTEGER NOT NULL, at_ms INTEGER NOT NULL, n INTEGER NOT NULL,
@@ -92,7 +97,12 @@ CREATE INDEX records_by_parent ON records (kind, project, parent, key) WHERE par
 CREATE UNIQUE INDEX records_by_name ON records (kind, project, "unique")
     WHERE "unique" IS NOT NULL;
 CREATE INDEX records_by_end ON records (kind, ends_ms, key) WHERE ends_ms IS NOT NULL;
-"""
+""",
+    2: """
+ALTER TABLE lanes ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE foreign_claims (number INTEGER PRIMARY KEY, id TEXT NOT NULL);
+CREATE UNIQUE INDEX foreign_claims_by_id ON foreign_claims (id);
+""",
 }
 
 

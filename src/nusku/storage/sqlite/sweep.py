@@ -26,12 +26,14 @@ class Sweep:
         self._file = file
         self._metrics = metrics
         self._noted_changes = connection.db.total_changes
+        self._foreign = 0  # the number of the claim of another store that was looked at last
 
     def step(self, limit: int) -> int:
         """Remove up to ``limit`` dead rows, or put back what lapsed; say how many there were."""
         now = self._connection.now_ms
         done = self._expire(now, limit)
         done += self._empty_doomed(limit - done)
+        done += self._forget_foreign(limit - done)
         for lane in self._ledger.lanes_with_backlog(now, 1 + (limit - done) // SETTLED_ROWS):
             self._holds.settle(lane)
             done = limit
@@ -74,3 +76,18 @@ class Sweep:
         if done < limit:
             self._db.execute("DELETE FROM lanes WHERE id = ?", (lane,))
         return max(done, 1)
+
+    def _forget_foreign(self, limit: int) -> int:
+        """Forget the ids of claims of another store that are over."""
+        if limit <= 0:
+            return 0
+        numbers = self._db.execute(
+            "SELECT number FROM foreign_claims WHERE number > ? ORDER BY number LIMIT ?",
+            (self._foreign, limit),
+        ).fetchall()
+        self._foreign = numbers[-1][0] if len(numbers) == limit else 0
+        return self._db.executemany(
+            "DELETE FROM foreign_claims WHERE number = ?1"
+            " AND NOT EXISTS (SELECT 1 FROM holds WHERE claim = ?1)",
+            numbers,
+        ).rowcount
