@@ -15,10 +15,12 @@ from tests.chaos.harness.generator import PROFILES
 from tests.chaos.harness.history import load
 from tests.chaos.harness.nemesis import NEMESES
 from tests.chaos.harness.pending import LEAST_A_MINUTE, Wave, play_pending
+from tests.chaos.harness.places import STORES
 from tests.chaos.harness.play import play
 from tests.chaos.harness.report import Verdict, judge, keep
 from tests.chaos.harness.sim import BUGS, judge_planted, judge_right
 from tests.chaos.harness.stage import NEVER, Plan
+from tests.servers.programs import Missing
 
 STRETCH = 50  # faults in one run of `crash`; each run has a seed of its own
 
@@ -32,13 +34,22 @@ def main() -> int:
 def _run(arguments: argparse.Namespace) -> bool:
     plan = Plan(
         nemesis=arguments.nemesis,
+        store=arguments.store,
+        nodes=arguments.nodes or (1 if arguments.store == "sqlite" else 3),
         profile=arguments.profile,
         seed=arguments.seed,
         seconds=arguments.seconds,
         strikes=arguments.strikes,
         settings={"NUSKU_SQLITE_SYNCHRONOUS": arguments.synchronous},
+        safe=not arguments.control,
     )
-    return _play(plan, arguments.keep).passed
+    if plan.nodes > 1 and plan.store == "sqlite":
+        sys.exit("one server owns an SQLite file")
+    verdict = _play(plan, arguments.keep)
+    if arguments.control:
+        print(f"control: {'lost, as it must' if verdict.lost else 'KEPT'}")
+        return verdict.lost
+    return verdict.passed
 
 
 def _crash(arguments: argparse.Namespace) -> bool:
@@ -117,13 +128,19 @@ def _selftest(arguments: argparse.Namespace) -> bool:
 
 
 def _play(plan: Plan, kept: Path | None, wave: Wave | None = None) -> Verdict:
-    reason = NEMESES[plan.nemesis].why_not()
+    nemesis = NEMESES[plan.nemesis]
+    if plan.store not in nemesis.stores:
+        sys.exit(f"nemesis {plan.nemesis} is for {', '.join(nemesis.stores)}")
+    reason = nemesis.why_not()
     if reason:
         sys.exit(f"nemesis {plan.nemesis}: {reason}")
-    name = f"{plan.nemesis}-{plan.seed}-{time.strftime('%H%M%S')}"
+    name = f"{plan.nemesis}-{plan.store}-{plan.seed}-{time.strftime('%H%M%S')}"
     folder = (kept or Path(tempfile.mkdtemp(prefix="nusku-chaos-"))) / name
     print(f"{dataclasses.asdict(plan)}\nin {folder}", flush=True)
-    verdict = play(plan, folder) if wave is None else play_pending(plan, wave, folder)
+    try:
+        verdict = play(plan, folder) if wave is None else play_pending(plan, wave, folder)
+    except Missing as missing:
+        sys.exit(str(missing))
     print(verdict.render(), flush=True)
     return verdict
 
@@ -137,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", choices=sorted(PROFILES), default="mixed")
     run.add_argument("--seconds", type=float, default=60.0)
     run.add_argument("--strikes", type=int, default=NEVER, help="stop after so many faults")
-    run.add_argument("--store", type=_sqlite, help="sqlite:; the only store there is")
+    run.add_argument("--store", type=_store, default="sqlite", help=", ".join(STORES))
+    run.add_argument("--nodes", type=int, help="servers on it; 3 if it can be shared")
+    run.add_argument("--control", action="store_true", help="unsafe: has to be seen to lose")
     run.set_defaults(run=_run)
 
     crash = commands.add_parser("crash", help="many kills and power cuts, and the control")
@@ -170,10 +189,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sqlite(uri: str) -> str:
-    if not uri.startswith("sqlite:"):
-        raise argparse.ArgumentTypeError("only sqlite: stores can be driven yet")
-    return uri
+def _store(text: str) -> str:
+    """The kind of a store, from its name or from the beginning of a URI."""
+    kind = text.partition(":")[0].replace("+", "-")
+    if kind not in STORES:
+        raise argparse.ArgumentTypeError(f"not one of {', '.join(STORES)}")
+    return kind
 
 
 if __name__ == "__main__":

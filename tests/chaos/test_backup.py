@@ -15,6 +15,7 @@ import pytest
 from tests.chaos.harness.checker import check
 from tests.chaos.harness.generator import PROFILES, Cast
 from tests.chaos.harness.history import INFO, OK, History, Op, Run
+from tests.chaos.harness.places import Place
 from tests.chaos.harness.play import drain, drive, prepare
 from tests.chaos.harness.report import judge
 from tests.chaos.harness.servers import RefusedError, Server
@@ -34,14 +35,14 @@ def test_a_hot_backup_is_complete(tmp_path: Path) -> None:
         Server(tmp_path / "nusku.db", tmp_path) as server,
     ):
         server.start()
-        begin, end = asyncio.run(_load_and_back_up(Stage(PLAN, server, before), cast, copy))
+        begin, end = asyncio.run(_load_and_back_up(_stage(server, before), cast, copy))
         assert server.stop() == 0
     with History(tmp_path / "restored", run) as restored, Server(copy, tmp_path) as server:
         for op in _as_of(before.ops, begin, end):
             restored.add(op)
         server.start()
         time.sleep(cast.profile.claim_ttl[1] + run.slack)
-        asyncio.run(drain(Stage(PLAN, server, restored), cast))
+        asyncio.run(drain(_stage(server, restored), cast))
     verdict = judge(run, restored.ops, check(run, restored.ops))
     print(verdict.render())
     assert not verdict.violations
@@ -58,6 +59,10 @@ def test_a_copy_without_its_log_is_refused(tmp_path: Path) -> None:
         Server(tmp_path / "copy" / "nusku.db", tmp_path).start()
     assert refused.value.code == 2
     assert "-wal" in refused.value.stderr
+
+
+def _stage(server: Server, history: History) -> Stage:
+    return Stage(PLAN, [server], Place(server.uri), history)
 
 
 async def _load_and_back_up(stage: Stage, cast: Cast, copy: Path) -> tuple[float, float]:

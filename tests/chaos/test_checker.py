@@ -49,6 +49,25 @@ def test_a_deletion_of_unknown_outcome_proves_nothing() -> None:
     assert check(Run(seed=1, profile="none"), [post, delete, seen]) == []
 
 
+def test_what_a_store_shows_before_it_is_safe_may_vanish() -> None:
+    post = Op("post", "producer", "a/q", 1.0, 1.1, INFO, p="p", ttl=60)
+    seen = Op("list", "reader", "a/q", 2.0, 2.1, OK, got=[("id-0", "p", 0)])
+    claimed = Op("claim", "worker", "a/q", 2.5, 2.6, OK, cid="c", ttl=1, got=[("id-0", "p", 0)])
+    left = Op("claim", "closer", "a/q", 9.0, 9.1, OK, ttl=60, final=True)
+    safe, ahead = Run(seed=1, profile="none"), Run(seed=1, profile="none", reads_ahead=True)
+    assert [violation.rule for violation in check(safe, [post, seen, left])] == ["R1"]
+    assert check(ahead, [post, seen, left]) == []
+    assert [violation.rule for violation in check(ahead, [post, seen, claimed, left])] == ["R1"]
+
+
+def test_an_id_is_not_given_to_a_second_message() -> None:
+    lost = Op("post", "producer", "a/q", 1.0, 1.1, INFO, p="p", ttl=60)
+    seen = Op("list", "reader", "a/q", 2.0, 2.1, OK, got=[("id-0", "p", 0)])
+    post = Op("post", "producer", "a/q", 3.0, 3.1, OK, p="p2", ids=["id-0"], ttl=60)
+    run = Run(seed=1, profile="none", reads_ahead=True)
+    assert [violation.rule for violation in check(run, [lost, seen, post])] == ["R3"]
+
+
 TOLD = Op("subscribe", "admin", "a/q", 0.0, 0.1, OK, id="s", to="ear", ttl=60)
 POST = Op("post", "producer", "a/q", 1.0, 1.1, OK, p="p", ids=["id-0"], ttl=60)
 END = Op("waiting", "closer", "a/q", 9.0, 9.1, OK, id="s", to="ear", final=True)

@@ -27,7 +27,7 @@ INF = math.inf
 RULES = {
     "R1": "an acknowledged message is there until deleted or expired",
     "R2": "nothing is seen that was not posted there, unchanged",
-    "R3": "an accepted message has one id, and is once in an answer",
+    "R3": "an accepted message has one id, its own, and is once in an answer",
     "R4": "deleted stays deleted",
     "R5": "one live claim a message, and its holder has it",
     "R6": "claimed and delayed messages are hidden",
@@ -219,7 +219,7 @@ class _Checker:
     def judge(self) -> Iterator[Violation]:
         for op in self.ops:
             if op.f == "post":
-                self._post(op)
+                yield from self._post(op)
             elif op.f == "claim":
                 self._claim(op)
         for op in self.ops:
@@ -254,14 +254,22 @@ class _Checker:
 
     # ------------------------------------------------------------------ reading the history
 
-    def _post(self, op: Op) -> None:
+    def _post(self, op: Op) -> Iterator[Violation]:
         for i in range(op.size):
             message = _Message(op, op.n + i, op.q)
             self.values[op.p, op.n + i] = message
             self.queues[op.q].messages.append(message)
             if op.out == OK:
-                message.id, message.there = op.ids[i], op.t1
-                self.ids[op.q, op.ids[i]] = message
+                message.there = op.t1
+                yield from self._named(message, op.ids[i], op)
+
+    def _named(self, message: _Message, name: str, op: Op) -> Iterator[Violation]:
+        """The message has this id, as `op` shows; R3 if another one had it before."""
+        message.id = name
+        other = self.ids.setdefault((op.q, name), message)
+        if other is not message:
+            what = f"{name} is {other.post.p} #{other.n}, and {message.post.p} #{message.n} too"
+            yield Violation("R3", what, (other.post, *other.seen[:1], message.post, op))
 
     def _claim(self, op: Op) -> None:
         if op.cid and op.out == OK:
@@ -299,8 +307,7 @@ class _Checker:
                     continue
                 message = self._moved(message, op.q)
             if not message.id:
-                message.id = name
-                self.ids[op.q, name] = message
+                yield from self._named(message, name, op)
             elif message.id != name:
                 other = message.seen[0] if message.seen else post
                 yield Violation(
@@ -308,7 +315,8 @@ class _Checker:
                 )
                 continue
             message.seen.append(op)
-            message.there = min(message.there, op.t1)
+            if self._proves(op):
+                message.there = min(message.there, op.t1)
             if claim is not None:
                 message.grants.append(claim)
                 claim.grants.append(message)
@@ -326,6 +334,10 @@ class _Checker:
                 earlier = walk.seen.setdefault(id(message), op)
                 if earlier is not op:
                     yield Violation("R9", f"{p} #{n} came twice in a walk", (earlier, op))
+
+    def _proves(self, op: Op) -> bool:
+        """Whether what was seen was also safe. A claim is a write, and is answered as one."""
+        return not self.run.reads_ahead or op.f in {"claim", "pop"}
 
     def _moved(self, message: _Message, dead: str) -> _Message:
         if message.moved is None:
@@ -453,15 +465,16 @@ class _Checker:
         claims = [claim.op for claim in message.grants]
         if len(claims) > allowed:
             yield Violation("R13", f"{name}: claimed more than {allowed} times", tuple(claims))
-        moved = message.moved
-        if moved is None or not moved.seen:
+        there = [op for op in message.moved.seen if self._proves(op)] if message.moved else []
+        if not there:
             return
-        first = min(moved.seen, key=lambda sighting: sighting.t1)
+        first = min(there, key=lambda sighting: sighting.t1)
         ghosts = self.queues[message.q].claims.count(message.post.t0, first.t1)
         if len(claims) + ghosts < allowed:
             yield Violation("R13", f"{name}: dead before {allowed} claims", (*claims, first))
         for sighting in message.seen:
-            if sighting.t0 > first.t1:
+            # Where it takes two steps, it may be listed in both queues in between.
+            if sighting.t0 > first.t1 and (sighting.f == "claim" or not self.run.apart):
                 yield Violation("R13", f"{name} is in both queues", (first, sighting))
 
     def _walks(self, q: str, queue: _Queue) -> Iterator[Violation]:

@@ -60,6 +60,7 @@ class Op(msgspec.Struct, omit_defaults=True):
     every: bool = False  # list: claimed, delayed and own messages included
     final: bool = False  # after the load ended and all claims have lapsed
     got: list[Sighting] = []
+    node: str = ""  # which of several was asked
     counts: tuple[int, int, int] = (0, 0, 0)
     """stats: total, claimed, free; waiting: pending, failed, delivered."""
     note: str = ""
@@ -74,6 +75,10 @@ class Run(msgspec.Struct):
     slack: float = 1.0  # s; the service's times are whole seconds
     deadline: float = 10.0  # s a client waits for an answer
     heal: float = 5.0  # s after a fault until all is well again
+    store: str = "sqlite"
+    nodes: int = 1
+    reads_ahead: bool = False  # the store shows what it may still lose
+    apart: bool = False  # the store cannot move a message between two queues in one step
     dead_letters: dict[str, tuple[str, int]] = {}  # queue: its dead-letter queue, claims allowed
     settings: dict[str, str] = {}
 

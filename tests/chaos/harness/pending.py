@@ -23,10 +23,9 @@ from tests.chaos.harness.client import Client
 from tests.chaos.harness.generator import BAD_TTL, LONG_TTL, Cast, Profile
 from tests.chaos.harness.history import HEARD, OK, History, Op, Run, read_body, read_ops
 from tests.chaos.harness.nemesis import NEMESES, Nemesis
-from tests.chaos.harness.play import TELLING, drive, strike, subscribe
+from tests.chaos.harness.play import TELLING, drive, nodes_on, strike, subscribe
 from tests.chaos.harness.receiver import AWKWARD, FINE, Receiver
 from tests.chaos.harness.report import Verdict, judge, keep
-from tests.chaos.harness.servers import Server
 from tests.chaos.harness.stage import Plan, Stage
 from tests.notify.smtp import HOST, Fault, Received, SmtpServer
 
@@ -86,15 +85,16 @@ def play_pending(plan: Plan, wave: Wave, folder: Path) -> Verdict:
     cast.letters.add("letters")
     run = Run(seed=plan.seed, profile="pending", nemesis=plan.nemesis, deadline=plan.deadline)
     mailbox = _Mailbox(plan.seed)
-    with mailbox, nemesis.place(folder) as data, History(folder, run) as history:
-        run.settings = dict(nemesis.settings) | TELLING | _mail(mailbox) | plan.settings
-        with Server(data / "nusku.db", folder, run.settings) as server:
-            server.start()
-            stage = Stage(plan, server, history)
+    with mailbox, nemesis.store(folder, plan) as place, History(folder, run) as history:
+        run.settings = dict(place.settings) | dict(nemesis.settings) | TELLING
+        run.settings |= _mail(mailbox) | plan.settings
+        with nodes_on(place, folder, plan, run.settings) as nodes:
+            stage = Stage(plan, nodes, place, history)
             asyncio.run(_Script(stage, nemesis, cast, wave, mailbox).play())
-            if server.stop() != 0:
-                stage.complaints.append("the last stop was not clean")
-        stage.complaints += nemesis.inspect(data)
+            for node in nodes:
+                if node.stop() != 0:
+                    stage.complaints.append(f"the last stop of {node.name} was not clean")
+        stage.complaints += nemesis.inspect(place)
         for op in mailbox.heard:
             history.add(op)
     ops = history.ops + read_ops(folder / HEARD)
@@ -129,7 +129,7 @@ class _Script:
         self._wave = wave
         self._mailbox = mailbox
         self._rng = random.Random(f"{stage.plan.seed}/pending")
-        self._client = Client(stage, "admin", stage.plan.seed, stage.plan.deadline)
+        self._client = Client(stage.way("admin"), "admin", stage.plan.seed, stage.plan.deadline)
         self._posted = 0
 
     async def play(self) -> None:
@@ -193,7 +193,8 @@ class _Script:
 
     async def _post(self, q: str, count: int) -> None:
         """Post until so many messages are acknowledged. A refused post is in between."""
-        client = Client(self._stage, f"producer {q}", self._stage.plan.seed)
+        way = self._stage.way(f"producer {q}")
+        client = Client(way, f"producer {q}", self._stage.plan.seed)
         done = number = epoch = 0
         while done < count:
             p, ttl = f"{q}.{self._posted}.{epoch}", LONG_TTL
@@ -206,6 +207,8 @@ class _Script:
                 done += BATCH
             else:
                 epoch, number = epoch + 1, 0
+                if not op.status:
+                    way.leave()
                 await asyncio.sleep(0.02 if op.status else 0.1)
         client.close()
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Awaitable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.harness.checker import check
 from tests.chaos.harness.client import Client
@@ -18,11 +22,13 @@ from tests.chaos.harness.generator import (
 )
 from tests.chaos.harness.history import HEARD, OK, History, Op, Run, read_ops
 from tests.chaos.harness.nemesis import NEMESES, Nemesis
+from tests.chaos.harness.places import Place
 from tests.chaos.harness.receiver import AWKWARD, FINE, QUITTING, Receiver, secret
 from tests.chaos.harness.report import Verdict, judge, keep
 from tests.chaos.harness.servers import Server
 from tests.chaos.harness.stage import NEVER, Plan, Stage
 
+PATIENCE_S = 40.0  # with the end of a run
 TELLING = {
     "NUSKU_SUBSCRIBER_ALLOW": "127.0.0.0/8",
     "NUSKU_DELIVERY_CONNECT_TIMEOUT": "1",
@@ -37,22 +43,26 @@ def play(plan: Plan, folder: Path) -> Verdict:
     nemesis = NEMESES[plan.nemesis]()
     cast = Cast(PROFILES[plan.profile], plan.seed)
     settings = dict(nemesis.settings) | (TELLING if cast.endpoints else {}) | plan.settings
-    run = Run(
-        seed=plan.seed,
-        profile=plan.profile,
-        nemesis=plan.nemesis,
-        deadline=plan.deadline,
-        dead_letters=cast.dead_letters,
-        settings=settings,
-    )
-    with nemesis.place(folder) as data, History(folder, run) as history:
-        with Server(data / "nusku.db", folder, settings) as server:
-            server.start()
-            stage = Stage(plan, server, history)
+    with nemesis.store(folder, plan) as place:
+        run = Run(
+            seed=plan.seed,
+            profile=plan.profile,
+            nemesis=plan.nemesis,
+            deadline=plan.deadline,
+            store=plan.store,
+            nodes=plan.nodes,
+            reads_ahead=place.reads_ahead,
+            apart=place.apart,
+            dead_letters=cast.dead_letters,
+            settings=dict(place.settings) | settings,
+        )
+        with History(folder, run) as history, nodes_on(place, folder, plan, run.settings) as nodes:
+            stage = Stage(plan, nodes, place, history)
             asyncio.run(_play_heard(stage, nemesis, cast))
-            if server.stop() != 0:
-                stage.complaints.append("the last stop was not clean")
-        stage.complaints += nemesis.inspect(data)
+            for node in nodes:
+                if node.stop() != 0:
+                    stage.complaints.append(f"the last stop of {node.name} was not clean")
+        stage.complaints += nemesis.inspect(place)
     ops = history.ops + read_ops(folder / HEARD)
     violations = check(run, ops)
     verdict = judge(run, ops, violations, stage.strikes, stage.complaints, nemesis.most_unknown)
@@ -61,6 +71,19 @@ def play(plan: Plan, folder: Path) -> Verdict:
         verdict.invalid.append(f"only {stage.strikes} of {plan.strikes} faults happened")
     keep(folder, verdict)
     return verdict
+
+
+@contextlib.contextmanager
+def nodes_on(
+    place: Place, folder: Path, plan: Plan, settings: Mapping[str, str]
+) -> Iterator[list[Server]]:
+    """As many servers as planned, started; killed in the end, if they still run."""
+    names = [f"node-{number}" for number in range(plan.nodes)] if plan.nodes > 1 else ["server"]
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(Server(place.uri, folder, settings, name)) for name in names]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Server.start, nodes))  # at once: they make their tables together
+        yield nodes
 
 
 async def _play_heard(stage: Stage, nemesis: Nemesis, cast: Cast) -> None:
@@ -98,7 +121,7 @@ async def _play(stage: Stage, nemesis: Nemesis, cast: Cast, receiver: Receiver |
         await asyncio.sleep(profile.claim_ttl[1] + stage.history.run.slack + 0.2)
         stage.phase("claims lapse")
         cast.board.finishing = True
-        await asyncio.wait_for(asyncio.gather(*readers), 60)
+        await _in_time(stage, asyncio.gather(*readers), "readers did not come to the end")
         stage.phase("walks")
         await drain(stage, cast)
         stage.phase("drain")
@@ -116,14 +139,14 @@ async def _play(stage: Stage, nemesis: Nemesis, cast: Cast, receiver: Receiver |
 async def prepare(stage: Stage, cast: Cast) -> None:
     """Tell the service where dead letters go."""
     for source, (dead, most) in cast.dead_letters.items():
-        client = Client(stage, "admin", stage.plan.seed)
+        client = Client(stage.way("admin"), "admin", stage.plan.seed)
         await client.configure(source, dead.partition("/")[2], most)
         client.close()
 
 
 async def subscribe(stage: Stage, cast: Cast, receiver: Receiver) -> None:
     """Subscribe all endpoints."""
-    client = Client(stage, "admin", stage.plan.seed)
+    client = Client(stage.way("admin"), "admin", stage.plan.seed)
     for to, q in cast.endpoints.items():
         op = Op("subscribe", q=q, to=to, ttl=LONG_TTL)
         options = {"_signing": secret(stage.plan.seed, to), "_retry_policy": RETRY_POLICY}
@@ -142,7 +165,15 @@ async def drain(stage: Stage, cast: Cast) -> None:
     """Count, walk and empty every queue, once all claims have lapsed."""
     for closers in cast.closers():
         runs = (drive(stage, who, script, None) for who, script in closers.items())
-        await asyncio.wait_for(asyncio.gather(*runs), 60)
+        await _in_time(stage, asyncio.gather(*runs), "the queues were not emptied")
+
+
+async def _in_time(stage: Stage, work: Awaitable[Any], otherwise: str) -> None:
+    """Wait for it, but not for ever."""
+    try:
+        await asyncio.wait_for(work, PATIENCE_S)
+    except TimeoutError:
+        stage.complaints.append(f"{otherwise} within {PATIENCE_S} s")
 
 
 async def _strikes(stage: Stage, nemesis: Nemesis) -> None:
@@ -169,14 +200,17 @@ async def strike(stage: Stage, nemesis: Nemesis, when: str = "") -> None:
 
 async def drive(stage: Stage, who: str, script: Script, stop: asyncio.Event | None) -> None:
     """Carry out a script, until it ends or `stop` is set."""
-    client = Client(stage, who, stage.plan.seed, stage.plan.deadline)
+    way = stage.way(who)
+    client = Client(way, who, stage.plan.seed, stage.plan.deadline)
     try:
         step = next(script)
         while stop is None or not stop.is_set():
             if isinstance(step, Op):
                 done = await client.perform(step)
+                done.node = way.node
                 stage.history.add(done)
                 if done.out != OK and not done.status:
+                    way.leave()
                     await asyncio.sleep(0.1)  # nobody there: do not spin
             else:
                 await asyncio.sleep(step)

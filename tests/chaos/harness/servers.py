@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.live import settings_environment
+
 FAST = {
     "NUSKU_MIN_MESSAGE_TTL": "1",
     "NUSKU_MIN_CLAIM_TTL": "1",
@@ -33,30 +35,44 @@ class RefusedError(Exception):
 
 
 class Server:
-    """One server on one store, started as often as needed. Each start gets a port of its own."""
+    """One server on one store, started as often as needed. Each start gets a port of its own.
 
-    def __init__(self, store: Path, logs: Path, settings: Mapping[str, str] | None = None) -> None:
-        self.store = store
+    `store` is an SQLite file, or the URI of a store that several servers may share.
+    """
+
+    def __init__(
+        self,
+        store: Path | str,
+        logs: Path,
+        settings: Mapping[str, str] | None = None,
+        name: str = "server",
+    ) -> None:
+        self.uri = store if isinstance(store, str) else f"sqlite:///{store.absolute()}"
         self.settings = FAST | dict(settings or {})
         self.address: tuple[str, int] | None = None
-        self.log = logs / "server.log"
+        self.name = name
+        self.log = logs / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def store(self) -> Path:
+        """The file of an SQLite store."""
+        return Path(self.uri.removeprefix("sqlite:///"))
 
     @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, timeout: float = 20.0) -> None:
+    def start(self, timeout: float = 60.0) -> None:
         """Start it and wait for the line that says where it listens; RefusedError otherwise."""
-        env = {key: value for key, value in os.environ.items() if not key.startswith("NUSKU_")}
         logged = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-m", "nusku", "serve", "--port", "0"]
-        command += ["--store", f"sqlite:///{self.store.absolute()}"]
+        command += ["--store", self.uri]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
-                env=env | self.settings,
+                env=settings_environment({}) | self.settings,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -29,6 +29,7 @@ BUGS = sim_telling.BUGS | {
     "order swap": {"R8"},
     "commit gap": {"R9"},
     "duplicate apply": {"R3"},
+    "one id for two": {"R3"},
     "claimed listed": {"R6"},
     "ack before apply": {"R1", "R9"},
     "deleted redelivered": {"R4"},
@@ -144,6 +145,8 @@ class Service:
 
     def _new_id(self, queue: _Queue) -> str:
         """An id that tells its position, so that it is a marker even when its message is gone."""
+        if queue.messages and self._slip("one id for two"):
+            return next(reversed(queue.messages))
         return f"{queue.position}.{next(self._ids)}"
 
     def _visible(self, queue: _Queue, now: float) -> list[_Stored]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from tests.chaos.harness.nemesis.base import Nemesis
+from tests.chaos.harness.nemesis import pools, redis, standby
+from tests.chaos.harness.nemesis.base import Nemesis, Nothing
 from tests.chaos.harness.nemesis.diskfull import DiskFull
 from tests.chaos.harness.nemesis.ioerr import IOErrors
 from tests.chaos.harness.nemesis.kill import Kill
+from tests.chaos.harness.nemesis.postgres import (
+    BouncerKill,
+    PostgresAll,
+    PostgresCut,
+    PostgresKill,
+    PostgresTerminate,
+)
 from tests.chaos.harness.nemesis.power import Power
 from tests.chaos.harness.nemesis.replies import Replies
 from tests.chaos.harness.nemesis.slowdisk import SlowDisk
@@ -13,6 +21,13 @@ from tests.chaos.harness.nemesis.term import Term
 
 __all__ = ["NEMESES", "Nemesis"]
 
+_ANY = (Nothing, Kill, pools.PoolKill, pools.PoolDrain)
+_SQLITE = (Power, IOErrors, DiskFull, SlowDisk, Term, Replies)
+_POSTGRESQL = (PostgresKill, PostgresTerminate, PostgresCut, PostgresAll, BouncerKill)
+_STANDBY = (standby.Failover, standby.Waits, standby.StandbyAll)
+_REDIS = (redis.RedisKill, redis.RedisAll, redis.SentinelFailover)
+_CLUSTER = (redis.Failover, redis.Operators, redis.ClusterAll)
+
 NEMESES: dict[str, type[Nemesis]] = {
-    kind.name: kind for kind in (Nemesis, Kill, Power, IOErrors, DiskFull, SlowDisk, Term, Replies)
+    kind.name: kind for kind in (*_ANY, *_SQLITE, *_POSTGRESQL, *_STANDBY, *_REDIS, *_CLUSTER)
 }

@@ -1,20 +1,22 @@
-"""What every nemesis is: something that goes wrong, again and again."""
+"""What every nemesis is, and the one that does nothing."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from tests.chaos.harness import volumes
-from tests.chaos.harness.stage import Stage
+from tests.chaos.harness.places import PLACES, STORES, Place, embedded
+from tests.chaos.harness.stage import Plan, Stage
 
 
 class Nemesis:
-    """Does nothing by itself: the run without faults."""
+    """Something that goes wrong, again and again."""
 
-    name: ClassVar[str] = "none"
+    name: ClassVar[str]
+    stores: ClassVar[Collection[str]] = ("sqlite",)  # of which it can be a nemesis
     settings: ClassVar[Mapping[str, str]] = {}  # NUSKU_*
     most_unknown: ClassVar[float] = 0.2  # share of outcomes, beyond which a run proves nothing
 
@@ -25,10 +27,20 @@ class Nemesis:
 
     @contextlib.contextmanager
     def place(self, folder: Path) -> Iterator[Path]:
-        """Where the server keeps its data."""
+        """Where an SQLite file is kept."""
         data = folder / "data"
         data.mkdir()
         yield data
+
+    @contextlib.contextmanager
+    def store(self, folder: Path, plan: Plan) -> Iterator[Place]:
+        """The store of a run, there for as long as the run is."""
+        if plan.store == "sqlite":
+            with self.place(folder) as data:
+                yield embedded(data)
+        else:
+            with PLACES[plan.store](plan) as place:
+                yield place
 
     async def begin(self, stage: Stage) -> None:
         """Before the load."""
@@ -40,9 +52,16 @@ class Nemesis:
     async def end(self, stage: Stage) -> None:
         """Undo what is still in force."""
 
-    def inspect(self, data: Path) -> list[str]:
-        """Complaints about the data, once the server has ended."""
+    def inspect(self, place: Place) -> list[str]:
+        """Complaints about the store, once the servers have ended."""
         return []
+
+
+class Nothing(Nemesis):
+    """The run without faults."""
+
+    name = "none"
+    stores = STORES
 
 
 class VolumeNemesis(Nemesis):

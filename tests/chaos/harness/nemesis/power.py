@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.harness.nemesis.base import VolumeNemesis
+from tests.chaos.harness.places import Place
 from tests.chaos.harness.stage import Stage
 
 
@@ -21,7 +22,7 @@ class Power(VolumeNemesis):
         self.volume.cut()
         await stage.kill()
         await asyncio.to_thread(self._power_on)
-        stage.complaints += await asyncio.to_thread(self.inspect, self.volume.path)
+        stage.complaints += await asyncio.to_thread(self.inspect, stage.place)
         await stage.start()
         return "power cut"
 
@@ -29,10 +30,10 @@ class Power(VolumeNemesis):
         self.volume.unmount()
         self.volume.mount()
 
-    def inspect(self, data: Path) -> list[str]:
+    def inspect(self, place: Place) -> list[str]:
         """Check a copy, so that the server finds the files as the cut left them."""
         with tempfile.TemporaryDirectory() as folder:
-            for file in data.glob("nusku.db*"):
+            for file in self.volume.path.glob("nusku.db*"):
                 if not file.name.endswith("-shm"):
                     shutil.copy(file, folder)
             copy = sqlite3.connect(Path(folder) / "nusku.db")

@@ -95,4 +95,4 @@ class Replies(Nemesis):
 
     async def end(self, stage: Stage) -> None:
         await self.proxy.close()
-        stage.target = stage.server
+        stage.target = None
