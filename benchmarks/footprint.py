@@ -20,7 +20,7 @@ async def memory(rig: Rig) -> Result:
     if rig.server is None:
         return Result("memory", skipped="the process is not ours")
     scratch = await rig.new_queue()
-    await rig.fill(scratch, WARM_MESSAGES)
+    await rig.fill([scratch], WARM_MESSAGES)
     await _touch(rig, scratch)
     await rig.do(scratch.drop())
     await asyncio.sleep(SETTLE_S)

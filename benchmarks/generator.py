@@ -10,7 +10,7 @@ import gc
 import time
 from array import array
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import msgspec
@@ -23,6 +23,7 @@ MakeScript = Callable[["Run"], Script]
 
 PATIENCE_S = 60.0
 """How long a run may overstay its time before unanswered requests become an error."""
+HANGS_UP_WITHIN_S = 0.3
 UNTIMED_S = 900.0
 """The time of a run that ends when its work is done."""
 
@@ -118,6 +119,11 @@ class Connection(asyncio.Protocol):
             raise WrongAnswerError(run.errors[0])
         return answers[0]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has hung up."""
+        return self._transport is not None
+
     # ---- the script
 
     def _step(self, answer: Answer) -> None:
@@ -183,7 +189,7 @@ class Connection(asyncio.Protocol):
             return
         self._partial, self._under_way = b"", False
         status, body, closing = parsed
-        if closing and self._transport is not None:
+        if (closing or self._target.hangs_up) and self._transport is not None:
             self._transport.close()
             self._retire()
         self._run.requests += 1
@@ -199,14 +205,28 @@ class Connection(asyncio.Protocol):
             self._end(f"connection lost with a request under way: {exc or 'closed by the server'}")
 
 
-async def open_connections(target: Target, count: int) -> list[Connection]:
-    """`count` open connections; opened a hundred at a time, as a listen backlog is finite."""
-    connections = [Connection(target) for _ in range(count)]
+async def open_connections(targets: Sequence[Target], count: int) -> list[Connection]:
+    """`count` open connections, to the targets in turns.
+
+    They are opened a hundred at a time, as a listen backlog is finite.
+    """
+    connections = [Connection(targets[number % len(targets)]) for number in range(count)]
     for first in range(0, count, 100):
         await asyncio.gather(
             *(connection.open() for connection in connections[first : first + 100])
         )
     return connections
+
+
+async def observed(target: Target) -> Target:
+    """The target, with what is to be known of its connections."""
+    connection = Connection(target)
+    await connection.open()
+    await connection.ask(target.request("GET", "/v2/ping"))
+    await asyncio.sleep(HANGS_UP_WITHIN_S)
+    hung_up = not connection.is_open
+    connection.close()
+    return replace(target, hangs_up=hung_up)
 
 
 async def drive(

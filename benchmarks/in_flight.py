@@ -48,7 +48,7 @@ async def _hold(rig: Rig, queue: WorkQueue, level: int) -> None:
     """Bring the number of messages under live claims to `level`, a multiple of CLAIM_LIMIT."""
     missing = level - (queue.ledger.claimed - queue.ledger.deleted)
     free = queue.ledger.posted - queue.ledger.claimed
-    await rig.fill(queue, max(missing - free, 0))
+    await rig.fill([queue], max(missing - free, 0))
     request = queue.claim_request(CLAIM_LIMIT, ttl_s=CLAIM_TTL_S)
     left = missing
 
@@ -66,25 +66,27 @@ async def _hold(rig: Rig, queue: WorkQueue, level: int) -> None:
 
 async def _level(rig: Rig, queue: WorkQueue, beside: WorkQueue, name: str) -> tuple[Row, float]:
     """The row of one level, and its p50 against that of the queue beside: the median of the rounds."""
-    held, cpu_s = Run(), 0.0
+    held, cpu_s, store_cpu_s = Run(), 0.0, 0.0
     pings, ratios, against_beside = [await rig.ping_rate()], [], []
     if rig.server is not None:
         rig.server.reset_peak_memory()
     for _ in range(ROUNDS):
-        part, part_cpu_s = await _sample(rig, queue)
+        part, part_cpu_s, part_store_cpu_s = await _sample(rig, queue)
         held.add(part)
         cpu_s += part_cpu_s
+        store_cpu_s += part_store_cpu_s
         pings.append(await rig.ping_rate())
         ratios.append(part.requests / part.duration_s / statistics.mean(pings[-2:]))
-        none, _ = await _sample(rig, beside)
+        none, *_ = await _sample(rig, beside)
         against_beside.append(percentile_ms(part, 0.5) / percentile_ms(none, 0.5))
-    return rig.row(name, held, cpu_s, pings, ratios), statistics.median(against_beside)
+    row = rig.row(name, held, cpu_s, pings, ratios, store_cpu_s)
+    return row, statistics.median(against_beside)
 
 
-async def _sample(rig: Rig, queue: WorkQueue) -> tuple[Run, float]:
-    """Time claims of 1 on extra messages, then delete these; also the server's CPU seconds."""
+async def _sample(rig: Rig, queue: WorkQueue) -> tuple[Run, float, float]:
+    """Time claims of 1 on extra messages, then delete these; also CPU seconds of server and store."""
     samples = rig.sizes.claim_samples
-    await rig.fill(queue, samples)
+    await rig.fill([queue], samples)
     request = queue.claim_request(1, ttl_s=CLAIM_TTL_S)
     left = samples
     extra: list[Message] = []
@@ -106,8 +108,8 @@ async def _sample(rig: Rig, queue: WorkQueue) -> tuple[Run, float]:
         while extra and not run.over:
             yield from queue.delete([extra.pop()])
 
-    cpu_s = rig.server_cpu_s()
+    cpu_s, store_cpu_s = rig.server_cpu_s(), rig.store_cpu_s()
     run = await rig.drive(claimer)
-    cpu_s = rig.server_cpu_s() - cpu_s
+    cpu_s, store_cpu_s = rig.server_cpu_s() - cpu_s, rig.store_cpu_s() - store_cpu_s
     await rig.drive(cleaner)
-    return run, cpu_s
+    return run, cpu_s, store_cpu_s

@@ -98,6 +98,12 @@ decode_stats = msgspec.json.Decoder(Stats).decode
 decode_waiting = msgspec.json.Decoder(Waiting).decode
 
 
+def encode_body(number: int) -> bytes:
+    """The body of one message."""
+    start = number * 40503 & _POOL_MASK
+    return _EMPTY_BODY % (number, _POOL_BYTES[start : start + _PAD_CHARS])
+
+
 def encode_post(numbers: Iterable[int], ttl_s: int) -> bytes:
     """The body of a post of these messages."""
     entry = b'{"ttl":%d,"body":%s}' % (ttl_s, _EMPTY_BODY)

@@ -1,18 +1,29 @@
 """What every scenario stands on: a server, open connections to it, and the measuring between two pings."""
 
+import asyncio
 import itertools
 import os
 import statistics
 import time
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.generator import Connection, MakeScript, Run, Script, drive, open_connections
+from benchmarks.generator import (
+    Connection,
+    MakeScript,
+    Run,
+    Script,
+    drive,
+    observed,
+    open_connections,
+)
 from benchmarks.messages import FIRST_NUMBER
 from benchmarks.report import Row, row_of
 from benchmarks.server import Server
+from benchmarks.stores import Store, Stores
 from benchmarks.wire import Answer, Target, WrongAnswerError
 from benchmarks.work_queue import WorkQueue, expect
 
@@ -24,6 +35,9 @@ SLICES = 6
 """Parts of a timed run."""
 PING_SHARE = 0.08
 """Length of one run of ping, as a part of a timed run."""
+QUEUE_NUMBERS = 20_000_000
+"""Numbers that one queue may use, unless told otherwise."""
+LAST_NUMBER = 1_000_000_000
 FILL_BATCH = 400
 """Messages a post while filling: some 90 KB, well below the limit of 256 KiB."""
 
@@ -34,6 +48,8 @@ class Sizes:
 
     seconds: float
     """Length of one timed run."""
+    turns: int
+    """Slices of a timed run where several set-ups are compared."""
     in_flight: tuple[int, ...]
     claim_samples: int
     waiters: int
@@ -48,10 +64,17 @@ class Sizes:
     """By one client, one after the other, for each number of subscribers."""
     hanging: int
     """Endpoints that never answer."""
+    workers: tuple[int, ...]
+    """Processes of one server; the first is what the others are compared with."""
+    queues: tuple[int, ...]
+    """Under one load, as before."""
+    churned: int
+    """Messages that pass through one queue."""
 
 
 FULL = Sizes(
     seconds=4.0,
+    turns=8,
     in_flight=(100_000, 1_000_000),
     claim_samples=800,
     waiters=1_000,
@@ -62,9 +85,13 @@ FULL = Sizes(
     subscribers=(1, 10, 100),
     gentle_posts=200,
     hanging=1_000,
+    workers=(1, 2, 4),
+    queues=(1, 10, 1_000),
+    churned=300_000,
 )
 QUICK = Sizes(
     seconds=0.8,
+    turns=4,
     in_flight=(2_000, 20_000),
     claim_samples=100,
     waiters=100,
@@ -75,57 +102,122 @@ QUICK = Sizes(
     subscribers=(1, 10),
     gentle_posts=40,
     hanging=100,
+    workers=(1, 2),
+    queues=(1, 10, 100),
+    churned=20_000,
 )
 
 
+_names = itertools.count()
+
+
 class Rig:
-    """One server under load. `url` names a server that runs already, else one is started on `store`."""
+    """A server under load, or several on one store.
+
+    They are started on `store` with further `settings`; `url` names one that runs already.
+    """
 
     def __init__(
         self,
         sizes: Sizes,
         connections: int,
         directory: Path,
-        store: str = "",
+        stores: Stores,
+        store: Store | None = None,
+        *,
         url: Target | None = None,
+        nodes: int = 1,
+        settings: Mapping[str, str] | None = None,
+        zaqar: Target | None = None,
     ):
         self.sizes = sizes
         self.errors: list[str] = []
         """Wrong answers beyond the one that ended the scenario."""
-        self.server: Server | None = None
+        self.stores = stores
+        self.store = store
+        self.pools: list[Store] = []
+        """Further stores that the servers use."""
+        self.zaqar = zaqar
+        """A Zaqar to compare with."""
+        self.servers: list[Server] = []
+        self.targets: list[Target] = []
         self.connections: list[Connection] = []
+        """To the servers in turns."""
+        self._directory = directory
         self._full: WorkQueue | None = None
         self._count = connections
         self._url = url
-        self._names = itertools.count()
         self._first = FIRST_NUMBER
-        if url is None:
-            self.server = Server(
-                store or f"sqlite:///{directory}/nusku.db", directory / "server.log"
-            )
+        if store is not None:
+            for _ in range(nodes):
+                self.servers.append(
+                    Server(
+                        store.uri,
+                        directory / f"server-{next(_names)}.log",
+                        {**store.settings, **(settings or {})},
+                        store.environment,
+                    )
+                )
+
+    @property
+    def server(self) -> Server | None:
+        """The (first) server; None where it is not ours."""
+        return self.servers[0] if self.servers else None
+
+    @property
+    def target(self) -> Target:
+        """Where the (first) server is."""
+        return self.targets[0]
 
     # ---- life
 
     async def open(self) -> None:
-        """Start the server, unless it runs already, and connect."""
-        self.target = self._url or await self._started()
-        self.connections = await open_connections(self.target, self._count)
-
-    async def _started(self) -> Target:
-        assert self.server is not None
-        return await self.server.start()
+        """Start the servers, unless one runs already, and connect."""
+        if self._url is not None:
+            self.targets = [await observed(self._url)]
+        else:
+            self.targets = await asyncio.gather(*(server.start() for server in self.servers))
+        self.connections = await open_connections(self.targets, self._count)
 
     async def close(self) -> None:
-        """Disconnect, and stop the server that was started here."""
+        """Disconnect, and stop the servers that were started here."""
         self.disconnect()
-        if self.server is not None:
-            await self.server.stop()
+        await asyncio.gather(*(server.stop() for server in self.servers))
+
+    async def kill(self) -> None:
+        """The same without ceremony, in whatever state this is."""
+        self.disconnect()
+        await asyncio.gather(*(server.kill() for server in self.servers))
 
     def disconnect(self) -> None:
         """Cut all connections."""
         for connection in self.connections:
             connection.close()
         self.connections = []
+
+    @asynccontextmanager
+    async def another(
+        self,
+        store: Store | None = None,
+        *,
+        url: Target | None = None,
+        nodes: int = 1,
+        settings: Mapping[str, str] | None = None,
+    ) -> "AsyncIterator[Rig]":
+        """A rig beside this one: other servers on this store or another, with as many connections."""
+        if url is None:
+            store = store or self.store
+        rig = Rig(
+            self.sizes, self._count, self._directory, self.stores, store,
+            url=url, nodes=nodes, settings=settings,
+        )  # fmt: skip
+        rig.errors = self.errors
+        try:
+            await rig.open()
+            yield rig
+            await rig.close()
+        finally:
+            await rig.kill()
 
     # ---- single requests
 
@@ -140,31 +232,37 @@ class Rig:
                 result: T = end.value
                 return result
 
-    async def new_queue(self, ttl_s: int = 3600) -> WorkQueue:
-        """A fresh queue; its messages carry numbers that no other queue's do."""
-        name = f"bench-{os.getpid()}-{time.time_ns() // 1_000_000}-{next(self._names)}"
+    async def new_queue(
+        self, ttl_s: int = 3600, *, room: int = QUEUE_NUMBERS, metadata: bytes = b"{}"
+    ) -> WorkQueue:
+        """A fresh queue; its messages carry up to `room` numbers that no other queue's do."""
+        name = f"bench-{os.getpid()}-{time.time_ns() // 1_000_000}-{next(_names)}"
+        if self._first + room > LAST_NUMBER:
+            self._first = FIRST_NUMBER  # those queues are long gone
         queue = WorkQueue(self.target, name, first=self._first, ttl_s=ttl_s)
-        self._first += 20_000_000
-        await self.do(queue.create())
+        self._first += room
+        await self.do(queue.create(metadata))
         return queue
 
-    async def fill(self, queue: WorkQueue, count: int) -> None:
-        """Post `count` messages, over one connection: they lie in the order of their numbers."""
+    async def fill(self, queues: Sequence[WorkQueue], count: int) -> None:
+        """Post `count` messages to each, by one connection: they lie in the order of their numbers."""
+        waiting = iter(queues)
 
         def filler(run: Run) -> Script:
-            left = count
-            while left > 0 and not run.over:
-                batch = min(left, FILL_BATCH)
-                left -= batch
-                yield from queue.post(batch)
+            for queue in waiting:
+                left = count
+                while left > 0 and not run.over:
+                    batch = min(left, FILL_BATCH)
+                    left -= batch
+                    yield from queue.post(batch)
 
-        await self.drive(filler, connections=self.connections[:1])
+        await self.drive(filler, connections=self.connections[: len(queues)])
 
     async def full_queue(self) -> WorkQueue:
         """The queue with `sizes.stored` messages, filled at the first call; its users keep its size."""
         if self._full is None:
             queue = await self.new_queue(LONG_TTL_S)
-            await self.fill(queue, self.sizes.stored)
+            await self.fill([queue], self.sizes.stored)
             await self.check_counts(queue, claimed=0)
             self._full = queue
         return self._full
@@ -214,32 +312,46 @@ class Rig:
 
         The machine's speed changes within seconds; a slice and the pings around it share it.
         """
-        run, pings, cpu_s = Run(), [await self.ping_rate()], 0.0
+        run, pings, cpu_s, store_cpu_s = Run(), [await self.ping_rate()], 0.0, 0.0
         ratios: list[float] = []
-        if self.server is not None:
-            self.server.reset_peak_memory()
+        for server in self.servers:
+            server.reset_peak_memory()
         for _ in range(SLICES):
-            cpu_before = self.server_cpu_s()
+            cpu_before, store_cpu_before = self.server_cpu_s(), self.store_cpu_s()
             part = await self.drive(make_script, seconds / SLICES)
             cpu_s += self.server_cpu_s() - cpu_before
+            store_cpu_s += self.store_cpu_s() - store_cpu_before
             run.add(part)
             pings.append(await self.ping_rate())
             ratios.append(part.requests / part.duration_s / statistics.mean(pings[-2:]))
             if part.duration_s < seconds / SLICES * 0.9:
                 break  # it ran out of messages
-        return self.row(name, run, cpu_s, pings, ratios), run
+        return self.row(name, run, cpu_s, pings, ratios, store_cpu_s), run
 
     def row(
-        self, name: str, run: Run, cpu_s: float, pings: list[float], ratios: list[float]
+        self,
+        name: str,
+        run: Run,
+        cpu_s: float,
+        pings: list[float],
+        ratios: list[float],
+        store_cpu_s: float | None = None,
     ) -> Row:
-        """The row of a run during which the server spent `cpu_s`."""
+        """The row of a run during which the servers spent `cpu_s`, and the store's `store_cpu_s`."""
         row = row_of(name, run)
         row.pings, row.ratios = pings, ratios
-        if self.server is not None:
-            row.server_cpu_us = cpu_s / max(run.requests, 1) * 1e6
-            row.server_peak_mib = self.server.peak_memory_mib()
+        requests = max(run.requests, 1)
+        if self.servers:
+            row.server_cpu_us = cpu_s / requests * 1e6
+            row.server_peak_mib = sum(server.peak_memory_mib() for server in self.servers)
+        if store_cpu_s is not None and self.store is not None and self.store.pids:
+            row.store_cpu_us = store_cpu_s / requests * 1e6
         return row
 
     def server_cpu_s(self) -> float:
-        """CPU seconds of the server so far; 0 where its process is not ours."""
-        return self.server.cpu_s() if self.server is not None else 0.0
+        """CPU seconds of the servers so far; 0 where their processes are not ours."""
+        return sum(server.cpu_s() for server in self.servers)
+
+    def store_cpu_s(self) -> float:
+        """CPU seconds of the stores' own servers so far; 0 where there are none of ours."""
+        return sum(store.cpu_s() for store in (self.store, *self.pools) if store is not None)

@@ -9,13 +9,15 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks import process
 from benchmarks.wire import Target
+from tests.servers import guardian
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 _LISTENING = re.compile(r"nusku listening on http://(.+):(\d+)\s*$")
 
 
@@ -24,11 +26,22 @@ class ServerFailedError(Exception):
 
 
 class Server:
-    """`nusku serve` on a free port, default settings but for the store, and subscribers on loopback."""
+    """`nusku serve` on a free port, default settings but for the store, and subscribers on loopback.
 
-    def __init__(self, store: str, log: Path) -> None:
+    `settings` are further settings by their names, `environment` is more for the process.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        log: Path,
+        settings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._store = store
         self._log = log
+        self._settings = {"subscriber_allow": "127.0.0.0/8", **(settings or {})}
+        self._environment = environment or {}
         self._process: asyncio.subprocess.Process | None = None
         self.started = 0.0
         """When the process was started (perf_counter seconds)."""
@@ -38,7 +51,8 @@ class Server:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("NUSKU_")
         }
-        environment["NUSKU_SUBSCRIBER_ALLOW"] = "127.0.0.0/8"
+        environment |= self._environment
+        environment |= {f"NUSKU_{name.upper()}": self._settings[name] for name in self._settings}
         command = [sys.executable, "-m", "nusku", "serve", "--port", "0", "--store", self._store]
         with self._log.open("ab") as log:
             self.started = time.perf_counter()
@@ -49,6 +63,7 @@ class Server:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
+        guardian.guard_process(self._process.pid, signal.SIGTERM)
         assert self._process.stdout is not None
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), START_TIMEOUT_S)
@@ -73,7 +88,7 @@ class Server:
             raise ServerFailedError(
                 f"the server did not stop within {STOP_TIMEOUT_S} s\n{self._log_tail()}"
             ) from None
-        self._process = None
+        self._forget()
         if status != 0:
             raise ServerFailedError(f"the server ended with status {status}\n{self._log_tail()}")
 
@@ -84,33 +99,32 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
+        self._forget()
+
+    def _forget(self) -> None:
+        assert self._process is not None
+        guardian.forget_process(self._process.pid)
         self._process = None
 
     def cpu_s(self) -> float:
-        """User and system time of all threads so far; counted in ticks of usually 10 ms."""
-        fields = self._proc("stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """User and system time of all its processes so far."""
+        return process.cpu_s(self._family())
 
     def memory_mib(self) -> float:
         """Resident memory now."""
-        return self._status_mib("VmRSS")
+        return process.memory_mib(self._family())
 
     def peak_memory_mib(self) -> float:
         """The most resident memory since the start or the last reset."""
-        return self._status_mib("VmHWM")
+        return process.peak_memory_mib(self._family())
 
     def reset_peak_memory(self) -> None:
-        """Begin a new peak; where that is not allowed the peak counts from the start of the process."""
-        with contextlib.suppress(OSError):
-            self._proc("clear_refs").write_text("5")
+        """Begin a new peak."""
+        process.reset_peak_memory(self._family())
 
-    def _proc(self, name: str) -> Path:
+    def _family(self) -> list[int]:
         assert self._process is not None
-        return Path(f"/proc/{self._process.pid}/{name}")
-
-    def _status_mib(self, name: str) -> float:
-        found = re.search(rf"^{name}:\s+(\d+) kB", self._proc("status").read_text(), re.MULTILINE)
-        return int(found[1]) / 1024 if found else 0.0
+        return process.family(self._process.pid)
 
     def _log_tail(self) -> str:
         return self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
@@ -121,12 +135,16 @@ def make_directory() -> Path:
     in_memory = _mounts_in_memory()
     for parent in (Path(tempfile.gettempdir()), Path("/var/tmp"), Path.cwd()):
         if parent.is_dir() and _mount_of(parent) not in in_memory:
-            return Path(tempfile.mkdtemp(prefix="nusku-bench-", dir=parent))
+            directory = Path(tempfile.mkdtemp(prefix="nusku-bench-", dir=parent))
+            directory.chmod(0o711)  # a store's server may run as another user
+            guardian.guard_folder(directory)
+            return directory
     raise ServerFailedError("no directory on a disk: set TMPDIR to one")
 
 
 def remove_directory(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
+    guardian.forget_folder(directory)
 
 
 def _mounts_in_memory() -> set[str]:

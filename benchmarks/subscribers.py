@@ -67,7 +67,7 @@ async def _waiting(
     rig: Rig, queue: WorkQueue, subscription: str, listener: Listener, count: int
 ) -> tuple[Run, float]:
     """Post so many for a paused subscription, resume it when all wait; what happened, and CPU of the server."""
-    await rig.fill(queue, count)
+    await rig.fill([queue], count)
     deadline = time.perf_counter() + LATE_S
     while True:
         pending = await rig.do(queue.pending(subscription))

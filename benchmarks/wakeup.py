@@ -72,6 +72,20 @@ class Feed:
         """The first post is due now."""
         self._next_at = time.perf_counter()
 
+    def check(self) -> None:
+        """Every message must have reached a waiter."""
+        if self.sent_at:
+            raise WrongAnswerError(f"{len(self.sent_at)} messages reached no waiter in {LATE_S} s")
+
+
+async def feed_all(rig: Rig, feed: Feed) -> Run:
+    """Post all there are over connections of the rig, and give the last one time to arrive."""
+    feed.begin()
+    posted = await rig.drive(feed.poster, connections=rig.connections[:POSTERS])
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(feed.all_woken.wait(), LATE_S)
+    return posted
+
 
 async def wake_up(rig: Rig) -> Result:
     """Waiting claims on one queue, first left alone, then fed one message at a time."""
@@ -81,7 +95,7 @@ async def wake_up(rig: Rig) -> Result:
         result.skipped = "this server does not hold back a claim with wait="
         return result
     _raise_file_limit(rig.sizes.waiters + 200)
-    waiters = await open_connections(rig.target, rig.sizes.waiters)
+    waiters = await open_connections(rig.targets, rig.sizes.waiters)
     feed = Feed(queue, rig.sizes.wake_ups)
     waiting = asyncio.ensure_future(drive(waiters, feed.waiter))
     try:
@@ -92,18 +106,14 @@ async def wake_up(rig: Rig) -> Result:
             result.facts[name] = idle_ms
             rig.server.reset_peak_memory()
         cpu_s = rig.server_cpu_s()
-        feed.begin()
-        posted = await rig.drive(feed.poster, connections=rig.connections[:POSTERS])
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(feed.all_woken.wait(), LATE_S)
+        posted = await feed_all(rig, feed)
         cpu_s = rig.server_cpu_s() - cpu_s
     finally:
         for connection in waiters:
             connection.close()  # in the middle of its wait
         run = await waiting
     rig.errors += run.errors
-    if feed.sent_at:
-        raise WrongAnswerError(f"{len(feed.sent_at)} messages reached no waiter in {LATE_S} s")
+    feed.check()
     run.duration_s, run.generator_cpu_s = posted.duration_s, posted.generator_cpu_s
     run.requests += posted.requests
     row = rig.row("wake-up", run, cpu_s, [], [])

@@ -19,6 +19,8 @@ class Target:
 
     host: str
     port: int
+    hangs_up: bool = False
+    """It closes connections behind an answer without having said so: each request needs a new one."""
 
     def tail(self, client: str = CONSUMER) -> bytes:
         """Everything after the path of a request without a body."""

@@ -180,9 +180,9 @@ class WorkQueue:
         expect(status, 200, "status of a subscription", body)
         return decode_waiting(body).pending
 
-    def create(self) -> Generator[bytes, Answer, None]:
+    def create(self, metadata: bytes = b"{}") -> Generator[bytes, Answer, None]:
         """Create the queue, which must be new."""
-        status, body = yield self._target.request("PUT", self.path, b"{}", PRODUCER)
+        status, body = yield self._target.request("PUT", self.path, metadata, PRODUCER)
         expect(status, 201, "create queue", body)
 
     def drop(self) -> Generator[bytes, Answer, None]:
