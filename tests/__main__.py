@@ -46,6 +46,7 @@ PARTS = (
         Part(f"storage on {store}", ("tests/storage", f"--store={store}"))
         for store in ("sqlite", *SHARED)
     ),
+    Part("copying between stores", ["tests/storage/test_copying.py"]),
     Part("the rest", ["tests", *(f"--ignore=tests/{folder}" for folder in ELSEWHERE)]),
 )
 

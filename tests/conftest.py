@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _leave_out(missing: Missing) -> None:
     """Skip the test, or let it fail where everything has to be tested."""
     if EVERYTHING:
-        pytest.fail(f"{missing} (NUSKU_TEST_STORES=all)", pytrace=False)
+        pytest.fail(f"{missing} (TEST_STORES=all)", pytrace=False)
     _left_out[str(missing)] += 1
     pytest.skip(str(missing))
 

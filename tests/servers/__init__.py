@@ -5,7 +5,7 @@ empty database. Servers listen on ports of 127.0.0.1 that nobody else has, keep 
 folder of their own, and are gone with whoever started them, however that one ends
 (:mod:`tests.servers.guardian`). Starting one whose program is not on this machine raises
 :class:`~tests.servers.programs.Missing`; a test that lets it through is skipped, and the summary
-says so, or fails where ``NUSKU_TEST_STORES=all``.
+says so, or fails where ``TEST_STORES=all``.
 
 ``process``     ``Process``: what all have: ``start()``, ``stop()``, ``kill()``, ``pause()``,
                 ``resume()``, ``restart()``, ``pid``, ``log()``, ``remove()``

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-EVERYTHING = os.environ.get("NUSKU_TEST_STORES") == "all"
+EVERYTHING = os.environ.get("TEST_STORES") == "all"
 """Whether a server that cannot be started is a failure, and not just a test that is left out."""
 
 

@@ -15,6 +15,7 @@ from nusku.model import Kind, QueueKey, QueueRef, Record
 from nusku.storage import RecordStore
 
 KIND = "placement"
+_Key = tuple[Kind, str, str]
 ENTRIES_MAX = 100  # of one queue in one pool that are looked at in one step
 
 
@@ -71,5 +72,5 @@ def _prefix(pool: str, key: QueueKey) -> str:
 
 
 def _key(doc: bytes) -> QueueKey:
-    kind, project, name = msgspec.json.decode(doc, type=tuple[Kind, str, str])
+    kind, project, name = msgspec.json.decode(doc, type=_Key)
     return QueueKey(kind, project, name)
