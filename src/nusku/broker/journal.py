@@ -42,9 +42,9 @@ class _Unwritten:
         self.attempts: deque[Attempt] = deque(maxlen=KEPT)
 
     def on(self, history: History) -> History:
-        return History(
-            history.delivered + self.delivered, [*self.attempts, *history.attempts][:KEPT]
-        )
+        # Attempts that are under way together are noted as they end, not as they began.
+        attempts = sorted([*self.attempts, *history.attempts], key=lambda a: -a.time_ms)
+        return History(history.delivered + self.delivered, attempts[:KEPT])
 
     def before(self, newer: "_Unwritten") -> "_Unwritten":
         """Both together."""
