@@ -275,27 +275,3 @@ async def test_what_is_stale_costs_nothing_to_what_it_shares_a_batch_with(house:
 async def busy_queues(house: House) -> list[QueueRef]:
     """Posts to these keep every connection of the store busy, so that what follows goes together."""
     return [await house.queue(f"busy-{n}") for n in range(8)]
-
-
-async def test_housekeeping_beside_a_post_hides_nothing(house: House) -> None:
-    """Not even of a queue that is empty by then, in whose place the post's messages come."""
-    ref = await house.queue()
-    posted: list[str] = []
-
-    async def post() -> None:
-        for _ in range(5):
-            posted.append(str(len(posted)))
-            await house.post(ref, posted[-1])
-
-    async def tidy() -> None:
-        for _ in range(10):
-            await house.messages.expire(500)
-
-    for _ in range(20):
-        await house.messages.remove(ref, [m.position for m in await house.all(ref)], Removal.ANY)
-        posted.clear()
-        await house.post(ref, *"ends", ttl_s=1)
-        house.clock.turn(2)
-        await asyncio.gather(post(), tidy(), post())
-        assert sorted(await house.free(ref), key=int) == posted
-        assert (await house.numbers(ref)) == (len(posted), 0, 0)

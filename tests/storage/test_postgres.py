@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +23,8 @@ from nusku.storage import (
     open_store,
 )
 from nusku.storage.postgres import schema
+from nusku.storage.postgres.messages import PostgresMessages
+from nusku.storage.postgres.work import Tidy
 from tests.servers.postgres import Postgres
 from tests.storage.harness import BACKENDS, START_MS, TurnedClock, bodies, positions
 
@@ -202,6 +204,21 @@ async def test_what_waits_to_be_put_back_is_put_back_once_by_nodes_that_tidy_up_
         assert (await stores[1].messages.count(ref))[:3] == (900, 0, 0)
         assert len((await stores[2].messages.pop(ref, 1000)).messages) == 900
         assert (await stores[0].messages.volume())[:3] == (0, 0, 0)
+
+
+async def test_tidying_up_beside_a_post_in_one_batch_hides_nothing(uri: str) -> None:
+    """The queue is empty by then but for what the same call is about to store."""
+    clock = TurnedClock()
+    async with node(uri, clock) as store:
+        messages = cast("PostgresMessages", store.messages)
+        ref = await queue(store)
+        await messages.add([(ref, [Draft(b"ends", 60)])])
+        clock.turn(61)
+        adding = asyncio.ensure_future(post(store, ref, "a", "b"))
+        await asyncio.sleep(0)  # it waits now, and nothing was sent yet
+        await asyncio.gather(messages._work.put(Tidy(ref.key, 10)), adding)
+        assert bodies(await messages.page(ref, 0, 10)) == ["a", "b"]
+        assert bodies(await messages.claim(ref, 10, 60, 60)) == ["a", "b"]
 
 
 async def test_nodes_go_by_the_servers_clock_whatever_their_own_says(uri: str) -> None:
