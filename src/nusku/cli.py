@@ -72,6 +72,31 @@ def _refuse(*problems: str) -> NoReturn:
     sys.exit(2)
 
 
+class _Bar:
+    """Progress on stderr, of work whose size may change meanwhile."""
+
+    def __init__(self, label: str) -> None:
+        self._bar = click.progressbar(length=1, label=label, file=sys.stderr)
+        self._done = 0
+
+    def __enter__(self) -> "_Bar":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def reach(self, done: int, whole: int) -> None:
+        """So much of so much is done."""
+        self._bar.length = max(whole, 1)
+        self._bar.update(done - self._done)
+        self._done = done
+
+    def advance(self, more: int, left: int) -> None:
+        """So much more is done, and so much is left."""
+        self.reach(self._done + more, self._done + more + left)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nusku", message="%(prog)s %(version)s")
 def main() -> None:
@@ -158,7 +183,7 @@ def copy_(settings: Settings, source: str, target: str) -> None:
         finally:
             await from_.close()
 
-    with _bar("copying") as bar:
+    with _Bar("copying") as bar:
         summary = asyncio.run(run(lambda step: bar.reach(step.done, step.whole)))
     click.echo(summary)
 
@@ -197,7 +222,7 @@ def import_zaqar(
         click.echo(f"forgot {asyncio.run(zaqar.forget(settings, projects))} ids and names")
         return
     origin = zaqar.Origin(url, projects, queues, token or "", roles, pools)
-    with _bar("importing") as bar:
+    with _Bar("importing") as bar:
         try:
             summary = asyncio.run(zaqar.bring(settings, origin, bar.reach))
         except zaqar.ZaqarError as error:
@@ -233,7 +258,7 @@ def drain(name: str, url: str, token: str | None) -> None:
 
     identity = {"X-Auth-Token": token} if token else {"X-Project-ID": "admin", "X-Roles": "admin"}
     headers = {"Client-ID": str(uuid.uuid4()), **identity}
-    with _bar(f"draining {name}") as bar:
+    with _Bar(f"draining {name}") as bar:
 
         def progress(step: draining.Progress) -> None:
             bar.advance(
@@ -245,31 +270,3 @@ def drain(name: str, url: str, token: str | None) -> None:
         except draining.Refused as refusal:
             _refuse(str(refusal))
     click.echo(f"moved {moved.queues} queues with {moved.messages} messages")
-
-
-class _Bar:
-    """Progress on stderr, of work whose size may change meanwhile."""
-
-    def __init__(self, label: str) -> None:
-        self._bar = click.progressbar(length=1, label=label, file=sys.stderr)
-        self._done = 0
-
-    def __enter__(self) -> "_Bar":
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
-
-    def reach(self, done: int, whole: int) -> None:
-        """So much of so much is done."""
-        self._bar.length = max(whole, 1)
-        self._bar.update(done - self._done)
-        self._done = done
-
-    def advance(self, more: int, left: int) -> None:
-        """So much more is done, and so much is left."""
-        self.reach(self._done + more, self._done + more + left)
-
-
-_bar = _Bar

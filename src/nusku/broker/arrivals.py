@@ -29,6 +29,7 @@ from nusku.config import Settings
 from nusku.errors import Conflict, Invalid, Unavailable
 from nusku.model import Context, Draft, QueueKey, QueueRef, Record, Stored
 from nusku.storage import Apart, RecordStore, Removal, Store
+from nusku.storage.copying import holding_of
 
 KIND = "import"
 AT_ONCE = 500  # records read, or messages moved, by one step
@@ -308,10 +309,9 @@ class Arriving:
         if other is not None:  # of an import that came to its end, and then was interrupted
             await store.messages.drop(self._room._replace(generation=other))
         await make(store.messages, self._room)
-        # Between a name and the one before it, in the order of stores, there is no other.
-        name = self._room.key.name
-        before = self._room.key._replace(name=name[:-1] + chr(ord(name[-1]) - 1) + "~" * 64)
-        holding = (await store.messages.queues(before, 1))[0]
+        holding = await holding_of(store.messages, self._room.key)
+        if holding is None:
+            raise Unavailable("Somebody else brings the same.")
         self._next = holding.next_position
         self._ahead_ms = holding.now_ms - _loop_ms()
         return store

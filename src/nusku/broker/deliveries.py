@@ -2,9 +2,9 @@
 
 A post to a queue that has subscribers leaves a *notice* beside it, in the transaction of the post
 (``notices.py``). ``fanout.py`` makes *deliveries* of it, each a message on the queue of its
-subscription, in the service's own store. Who claims one sends it, and then removes it, releases it with a delay, or gives it
-up, which moves it to the subscription's queue of *failed* ones. Claims see to it that nothing is
-lost when a sender dies, and that no two send the same thing at once.
+subscription, in the service's own store. Who claims one sends it, and then removes it, releases it
+with a delay, or gives it up, which moves it to the subscription's queue of *failed* ones. Claims
+see to it that nothing is lost when a sender dies, and that no two send the same thing at once.
 """
 
 import asyncio
@@ -13,14 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from nusku.broker.notices import internal, make
+from nusku.broker.notices import FOREVER_S, internal, make
 from nusku.errors import Unavailable
 from nusku.model import Draft, Found, Message, Occupied, QueueKey, QueueRef
 from nusku.storage import Hint, MessageStore, Removal, Stale
 
 T = TypeVar("T")
 
-FOREVER_S = 315_360_000  # the retry policy ends a delivery, not the clock: ten years
 MOVED_AT_ONCE = 500
 ENDED = "The subscription ended while it was paused."
 ATTEMPTS = 10  # times that a deletion in the meantime is put up with

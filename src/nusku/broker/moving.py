@@ -364,7 +364,8 @@ class Moving:
     async def _settle(self, move: _Move, *, again: bool = False) -> bool:
         """Undo an attempt that failed; True if it arrived nevertheless.
 
-        The copy is kept if it is tried ``again`` at once, or somebody else is making it. What cannot be undone now, because a store is away, is undone by whoever meets it.
+        The copy is kept if it is tried ``again`` at once, or somebody else is making it. What
+        cannot be undone now, because a store is away, is undone by whoever meets it.
         """
         with suppress(NuskuError, Stale):
             for _ in range(2):  # undoing and arriving may meet

@@ -21,7 +21,8 @@ log = structlog.get_logger("nusku.subscriptions")
 HELD_S = 15  # a node that dies in a fan-out holds its notices for no longer
 HOLD_AGAIN_S = HELD_S / 3  # one that lives says so, lest a long fan-out begin anew for ever
 CLOCKS_APART_MS = 2_000  # that the clocks of two stores may differ
-FOREVER_S = 315_360_000  # a notice ends when it was worked off: ten years
+# What is worked off ends notices, and the retry policy deliveries; not the clock: ten years.
+FOREVER_S = 315_360_000
 # Internal queues are never deleted and made anew under one name, so one generation will do.
 _GENERATION, _VERSION = "0" * 16, 1
 

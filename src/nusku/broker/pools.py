@@ -28,7 +28,7 @@ from nusku.broker.pooldocs import (
     told,
     uri_of,
 )
-from nusku.broker.poolstores import Open, PoolStores, identity_of
+from nusku.broker.poolstores import Open, PoolStores
 from nusku.config import Settings, masked
 from nusku.errors import (
     Conflict,
@@ -41,6 +41,7 @@ from nusku.errors import (
 )
 from nusku.model import Context, Kind, QueueKey, Record
 from nusku.storage import Store, Taken
+from nusku.storage.identity import identity_of
 
 POOL, FLAVOR = "pool", "flavor"  # kinds of records
 LOOK_S = 1.0
@@ -424,8 +425,8 @@ class Pools:
         self, store: Store, new: Document, old: Document | None, others: Mapping[str, Document]
     ) -> Document:
         """With what is known of its store, which no other pool may have, by whatever name."""
-        identity = await identity_of(store, uuid.uuid4().hex)
-        if identity == await identity_of(self.own, uuid.uuid4().hex):
+        identity = await identity_of(store.records, uuid.uuid4().hex)
+        if identity == await identity_of(self.own.records, uuid.uuid4().hex):
             raise Conflict("This is the service's own store, which needs no pool.")
         for other, pool in others.items():
             if pool.identity == identity:

@@ -6,20 +6,18 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-import msgspec
 import structlog
 
 from nusku.broker.pooldocs import HIDDEN, Document, told
 from nusku.config import masked
 from nusku.errors import Invalid, NuskuError, StoreRefused, Unavailable
-from nusku.model import Record
 from nusku.storage import Store
+from nusku.storage.identity import identity, identity_of
 
 log = structlog.get_logger("nusku.pools")
 
 Open = Callable[[str, Mapping[str, Any]], Awaitable[Store]]
 
-IDENTITY = "identity"  # the kind and the key of the record that a store is recognised by
 PATIENCE_S = 5.0  # longest that anybody waits for a store to be opened
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)  # until it is tried again, after so many failures
 LINGER_S = 5.0  # for what is under way on a store that is not in use any more
@@ -218,29 +216,15 @@ class PoolStores:
             log.exception("the store of a pool could not be closed")
 
 
-async def identity_of(store: Store, new: str) -> str:
-    """What the store is recognised by, wherever it is found; ``new`` if it has nothing yet."""
-    found = await _identity(store)
-    if found is None:
-        await store.records.insert(Record(IDENTITY, "", IDENTITY, msgspec.json.encode(new)))
-        found = await _identity(store)
-    return found or new
-
-
-async def _identity(store: Store) -> str | None:
-    record = await store.records.get(IDENTITY, "", IDENTITY)
-    return None if record is None else msgspec.json.decode(record.doc, type=str)
-
-
 async def _recognise(store: Store, pool: Document) -> None:
     """Raise StoreRefused when this is not the store that was added as the pool.
 
     It may be an empty one, on a disk that is not mounted, say: its queues would seem to have lost
     their messages. A store that may lose everything is recognised even if it has.
     """
-    found = await _identity(store)
+    found = await identity(store.records)
     if found is None and "DURABILITY" not in store.capabilities:
-        found = await identity_of(store, pool.identity)
+        found = await identity_of(store.records, pool.identity)
     if found != pool.identity:
         raise StoreRefused(
             "this is another store than the one that was added as this pool"

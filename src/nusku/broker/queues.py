@@ -144,15 +144,16 @@ class Queues:
         for _ in range(ATTEMPTS):
             if queue is None:
                 return None
-            # The pool may have another store by now, or the same one opened anew.
-            try:
-                store = await self._pools.store(queue.pool)
-            except Unavailable:
-                self._cache.pop(key, None)
-                queue = await self._read(key, create=create)  # perhaps it is elsewhere by now
-                continue
-            if store is not queue.store:
-                queue = self._cache[key] = msgspec.structs.replace(queue, store=store)
+            if queue.pool is not None:
+                # The pool may have another store by now, or the same one opened anew.
+                try:
+                    store = await self._pools.store(queue.pool)
+                except Unavailable:
+                    self._cache.pop(key, None)
+                    queue = await self._read(key, create=create)  # perhaps it is elsewhere by now
+                    continue
+                if store is not queue.store:
+                    queue = self._cache[key] = msgspec.structs.replace(queue, store=store)
             try:
                 return await action(queue)
             except Stale:

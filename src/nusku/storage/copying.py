@@ -15,6 +15,7 @@ import msgspec
 from nusku.errors import StoreRefused
 from nusku.model import Holding, QueueKey, QueueRef, Record, Stored
 from nusku.storage import MessageStore, RecordStore, Stale, Store
+from nusku.storage.identity import IDENTITY, identity_of
 
 T = TypeVar("T")
 
@@ -29,9 +30,8 @@ PAGE = 500  # queues and records looked at in one step
 CLOCKS_APART_MS = 2_000
 VERIFIED_TIMES = 5  # messages may expire while they are counted
 
-# The kind and the key of the record that tells an unfinished copy, with the source's identity in
-# it; and of the one that a store is recognised by.
-COPY, IDENTITY = "copy", "identity"
+# The kind and the key of the record that tells an unfinished copy, with the source's identity in it.
+COPY = "copy"
 
 
 class Levelled(NamedTuple):
@@ -256,13 +256,7 @@ class _Copy:
             raise StoreRefused("the store to copy is itself an unfinished copy of another")
         if await _is_empty(self._source):
             raise StoreRefused("the store to copy is empty; is its URI right?")
-        found = await source.get(IDENTITY, "", IDENTITY)
-        if found is None:
-            await source.insert(Record(IDENTITY, "", IDENTITY, msgspec.json.encode(uuid4().hex)))
-            found = await source.get(IDENTITY, "", IDENTITY)
-        if found is None:
-            raise StoreRefused("the store to copy is in use")
-        identity = msgspec.json.decode(found.doc, type=str)
+        identity = await identity_of(source, uuid4().hex)
         mark = await target.get(COPY, "", COPY)
         if mark is None:
             if not await _is_empty(self._target):
