@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,6 +13,7 @@ from nusku.config.rules import broken_rules
 from nusku.config.settings import FIELDS, allowed_values
 from nusku.errors import Invalid, InvalidBody, StoreRefused
 from nusku.storage import sqlite_path
+from nusku.storage.uri import split
 
 HIDDEN = "***"
 URI_MAX = FLAVOR_MAX = 255
@@ -132,7 +132,7 @@ def check(pool: Document, own_uri: str, settings: Settings, *, own_shared: bool)
     uri = pool.uri
     if len(uri) > URI_MAX:
         raise InvalidBody(f"'uri' has {len(uri)} characters; it may have {URI_MAX}.")
-    if not uri.isprintable() or _scheme(uri) not in SCHEMES:
+    if not uri.isprintable() or split(uri).scheme not in SCHEMES:
         raise InvalidBody(
             f"'uri' must begin with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}."
         )
@@ -146,15 +146,6 @@ def check(pool: Document, own_uri: str, settings: Settings, *, own_shared: bool)
             raise InvalidBody(f"'options.{name}' must be {allowed}.")
     if uri.startswith("sqlite:"):
         _check_file(uri, own_uri, own_shared=own_shared)
-
-
-def _scheme(uri: str) -> str:
-    """The scheme of a URI, empty where it is none."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return ""
-    return parts.scheme if "://" in uri else ""
 
 
 def _check_file(uri: str, own_uri: str, *, own_shared: bool) -> None:

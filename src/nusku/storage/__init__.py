@@ -21,7 +21,7 @@ from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from nusku.clock import Clock, steady_clock
 from nusku.config import Settings, masked
@@ -41,8 +41,11 @@ from nusku.model import (
     Record,
     Stored,
 )
+from nusku.storage.uri import split
 
 TICK_MS = 100
+POSITIONS_MAX = 1 << 43  # every position is below
+SERVED = ("queue", "topic")  # kinds of queues that the service offers; the others are internal
 
 POSTGRES = frozenset({"postgresql", "postgres"})
 REDIS = frozenset({"redis", "rediss", "redis+sentinel", "redis+cluster"})
@@ -405,10 +408,11 @@ class StoreOptions(NamedTuple):
 
 def sqlite_path(uri: str) -> Path:
     """The file that a ``sqlite:///relative`` or ``sqlite:////absolute`` URI names."""
-    parts = urlsplit(uri)
+    parts = split(uri)
     if (
         parts.scheme != "sqlite"
-        or parts.netloc
+        or parts.login
+        or parts.hosts
         or parts.query
         or parts.fragment
         or len(parts.path) < 2
@@ -423,12 +427,12 @@ def sqlite_path(uri: str) -> Path:
 
 def endpoints(uri: str) -> list[tuple[str, int]]:
     """Hosts and ports that the URI of a shared store names; none for an embedded one."""
-    parts = urlsplit(uri)
+    parts = split(uri)
     if parts.scheme not in SHARED:
         return []
     usual = 5432 if parts.scheme in POSTGRES else 26379 if "sentinel" in parts.scheme else 6379
     found = []
-    for each in parts.netloc.rpartition("@")[2].split(","):
+    for each in parts.hosts.split(","):
         host, colon, port = each.rpartition(":")
         if not colon or not port.isdecimal():
             host, port = each, ""
@@ -455,7 +459,7 @@ async def open_store(
     Without a clock the store goes by its own, which for a shared one is that of its server, so
     that all nodes agree. Raises StoreRefused with a sentence for the operator.
     """
-    match urlsplit(uri).scheme:
+    match split(uri).scheme:
         case scheme if scheme in POSTGRES:
             with _extra("postgresql"):
                 from nusku.storage import postgres
@@ -476,7 +480,7 @@ async def open_store(
 
 def inspect_store(uri: str) -> str:
     """A line about the store, read only, also beside a running server. Raises StoreRefused."""
-    match urlsplit(uri).scheme:
+    match split(uri).scheme:
         case scheme if scheme in POSTGRES:
             with _extra("postgresql"):
                 from nusku.storage import postgres
@@ -498,7 +502,7 @@ def migrate_store(uri: str) -> str:
 
     For those whose servers may not do it at their start. Raises StoreRefused.
     """
-    match urlsplit(uri).scheme:
+    match split(uri).scheme:
         case scheme if scheme in POSTGRES:
             with _extra("postgresql"):
                 from nusku.storage import postgres
@@ -522,6 +526,6 @@ def backup_store(uri: str, target: Path) -> None:
     """
     from nusku.storage import sqlite
 
-    if urlsplit(uri).scheme in SHARED:
+    if split(uri).scheme in SHARED:
         raise StoreRefused("only an SQLite store is one file; docs/backup.md tells of the others")
     sqlite.backup(sqlite_path(uri), target)

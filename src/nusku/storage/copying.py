@@ -14,12 +14,11 @@ import msgspec
 
 from nusku.errors import StoreRefused
 from nusku.model import Holding, QueueKey, QueueRef, Record, Stored
-from nusku.storage import MessageStore, RecordStore, Stale, Store
+from nusku.storage import POSITIONS_MAX, MessageStore, RecordStore, Stale, Store
 from nusku.storage.identity import IDENTITY, identity_of
 
 T = TypeVar("T")
 
-POSITION_MAX = (1 << 43) - 1
 COMPARED = 2_000  # messages compared in one step
 LOADED = 1_000  # messages loaded in one step, at most
 LOADED_BYTES = 4 << 20  # of bodies, roughly: what is known of the sizes is what came before
@@ -130,7 +129,7 @@ async def _side_by_side(
 ) -> AsyncIterator[tuple[Sequence[Stored], Sequence[Stored]]]:
     """What both have in one range after the other, without bodies."""
     after = 0
-    while after < POSITION_MAX:
+    while after < POSITIONS_MAX - 1:
         ref = await hold()
         theirs, ours = await together(
             source.dump(ref, after, COMPARED, bodies=False),
@@ -153,7 +152,7 @@ async def _load(
 
 def _end(page: Sequence[Stored]) -> int:
     """Up to where a page says everything."""
-    return page[-1].position if len(page) >= COMPARED else POSITION_MAX
+    return page[-1].position if len(page) >= COMPARED else POSITIONS_MAX - 1
 
 
 def _until(page: Sequence[Stored], through: int) -> Sequence[Stored]:

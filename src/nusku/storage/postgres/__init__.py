@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from nusku.clock import Clock
 from nusku.errors import StoreRefused, Unavailable
 from nusku.metrics import Metrics
-from nusku.storage import CAPABILITIES, Store, StoreOptions
+from nusku.storage import CAPABILITIES, SERVED, Store, StoreOptions
 from nusku.storage.postgres import schema
 from nusku.storage.postgres.address import Address, parse
 from nusku.storage.postgres.connections import Connections
 from nusku.storage.postgres.link import UNREACHABLE, check, connect_to_primary, reason
 from nusku.storage.postgres.listening import Listening
-from nusku.storage.postgres.messages import SERVED, PostgresMessages
+from nusku.storage.postgres.messages import PostgresMessages
 from nusku.storage.postgres.records import PostgresRecords
 
 __all__ = ["inspect", "migrate", "open_store"]

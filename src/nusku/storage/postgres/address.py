@@ -5,10 +5,11 @@ Beyond what PostgreSQL's own URIs have, ``?schema=name`` puts a store beside oth
 
 import re
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlunsplit
 
 from nusku.config import masked
 from nusku.errors import StoreRefused
+from nusku.storage.uri import split
 
 SCHEMA = "nusku"
 
@@ -26,7 +27,7 @@ class Address(NamedTuple):
 
 def parse(uri: str) -> Address:
     """Raises StoreRefused for what is no such URI."""
-    parts = urlsplit(uri)
+    parts = split(uri)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     schema = query.pop("schema", SCHEMA)
     query.pop("target_session_attrs", None)  # which one is the primary we find out ourselves
@@ -35,9 +36,9 @@ def parse(uri: str) -> Address:
         raise StoreRefused(
             f"store {shown}: a schema's name has up to 48 small letters, digits and underscores"
         )
-    login, at, hosts = parts.netloc.rpartition("@")
+    login = f"{parts.login}@" if parts.login else ""
     servers = tuple(
-        urlunsplit(("postgresql", f"{login}{at}{host}", parts.path, urlencode(query), ""))
-        for host in hosts.split(",")
+        urlunsplit(("postgresql", f"{login}{host}", parts.path, urlencode(query), ""))
+        for host in parts.hosts.split(",")
     )
     return Address(servers, schema, shown)

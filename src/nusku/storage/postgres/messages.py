@@ -20,7 +20,7 @@ from nusku.model import (
     QueueRef,
     Stored,
 )
-from nusku.storage import Admitted, Removal, Removed, Stale
+from nusku.storage import POSITIONS_MAX, SERVED, Admitted, Removal, Removed, Stale
 from nusku.storage.postgres.connections import Connections
 from nusku.storage.postgres.looks import CLAIMED, COUNT, DELAYED, GET, HELD, PAGE, Look, Looks
 from nusku.storage.postgres.operations import Many, Singles
@@ -40,13 +40,11 @@ from nusku.storage.postgres.work import (
 
 T = TypeVar("T")
 
-POSITIONS_MAX = 1 << 43
-SERVED = ("queue", "topic")  # kinds of queues that the service offers; the others are internal
 TIDIED_AT_ONCE = 100  # queues that one step of housekeeping goes through
 REMEMBERED_MS = 10_000  # how often it is noted how far the clock has come
 
 _MODES = {Removal.UNCLAIMED: 0, Removal.HELD: 1, Removal.ANY: 2}
-_REMOVED = (Removed.GONE, Removed.UNCLAIMED, Removed.HELD_BY_OTHER, Removed.CLAIM_UNKNOWN)
+_REMOVED = tuple(Removed)
 
 
 class PostgresMessages:

@@ -373,7 +373,7 @@ class WorkBatch:
         self._work.free(self._keys)
 
 
-_REMOVED = (Removed.GONE, Removed.UNCLAIMED, Removed.HELD_BY_OTHER, Removed.CLAIM_UNKNOWN)
+_REMOVED = tuple(Removed)  # as work.sql numbers them
 
 
 def _positions(one: Add, firsts: Sequence[int], where: Mapping[int, int]) -> list[list[int]]:

@@ -21,8 +21,6 @@ LANES = f"{PREFIX}{{*:*}}:*:h"
 """Matches the hashes of all lanes, and perhaps more."""
 
 KINDS: tuple[Kind, ...] = ("queue", "topic", "notice", "delivery", "failed")
-SERVED = frozenset({"queue", "topic"})
-"""Kinds of queues that the service offers; the others are internal."""
 
 
 class Place:

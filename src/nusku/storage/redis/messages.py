@@ -20,11 +20,11 @@ from nusku.model import (
     QueueRef,
     Stored,
 )
-from nusku.storage import Admitted, Apart, Removal, Removed
+from nusku.storage import SERVED, Admitted, Apart, Removal, Removed
 from nusku.storage.redis.busy import TOGETHER, Busy
 from nusku.storage.redis.calls import LANES, REGISTER, unspeakable
 from nusku.storage.redis.engine import Engine
-from nusku.storage.redis.keys import SERVED, Place, lane_name, text
+from nusku.storage.redis.keys import Place, lane_name, text
 from nusku.storage.redis.rows import drafted, dumped, loaded, messages, terms
 
 POSITIONS = 1 << 43
@@ -32,7 +32,7 @@ PLACES = 50_000  # lanes whose keys are kept in memory
 REGISTRATIONS = 5  # attempts to register a lane, each of which only another node can undo
 SCANNED = 1000  # keys looked at by one step in search of lanes
 
-_REMOVED = (Removed.GONE, Removed.UNCLAIMED, Removed.HELD_BY_OTHER, Removed.CLAIM_UNKNOWN)
+_REMOVED = tuple(Removed)
 _CLAIM = re.compile(r"[0-9a-f]{32}")
 
 

@@ -15,10 +15,11 @@ certificate need not be for the host's name, as where nodes are known by address
 
 import ssl
 from typing import Literal, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from nusku.config import masked
 from nusku.errors import StoreRefused
+from nusku.storage.uri import StoreUri, split
 
 PORT, SENTINEL_PORT = 6379, 26379
 OPTIONS = {"tls", "ca", "cert", "key", "hostname", "sentinel_user", "sentinel_password"}
@@ -55,7 +56,7 @@ class Target(NamedTuple):
 
 def parse(uri: str) -> Target:
     """Raises StoreRefused with a sentence that has no password in it."""
-    parts = urlsplit(uri)
+    parts = split(uri)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(set(options) - OPTIONS)
     if unknown:
@@ -77,7 +78,7 @@ def parse(uri: str) -> Target:
     hosts = _hosts(uri, parts, SENTINEL_PORT if form == "sentinel" else PORT)
     if form == "single" and len(hosts) > 1:
         raise _refused(uri, "several hosts need redis+sentinel:// or redis+cluster://")
-    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    user, _, password = parts.login.partition(":")
     return Target(
         form,
         hosts,
@@ -89,9 +90,9 @@ def parse(uri: str) -> Target:
     )
 
 
-def _hosts(uri: str, parts: SplitResult, port: int) -> tuple[Address, ...]:
+def _hosts(uri: str, parts: StoreUri, port: int) -> tuple[Address, ...]:
     found = []
-    for one in parts.netloc.rpartition("@")[2].split(","):
+    for one in parts.hosts.split(","):
         try:
             split = urlsplit(f"//{one}")
             found.append((unquote(split.hostname or ""), split.port or port))

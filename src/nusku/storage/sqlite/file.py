@@ -12,6 +12,7 @@ from urllib.parse import quote
 import structlog
 
 from nusku.errors import StoreRefused
+from nusku.storage import SERVED
 from nusku.storage.sqlite import schema
 
 log = structlog.get_logger("nusku.storage")
@@ -264,7 +265,7 @@ def inspect(path: Path) -> str:
             found = _recognise(db, path, fresh=False)
             (queues, messages) = db.execute(
                 "SELECT count(*), coalesce(sum(total), 0) FROM lanes"
-                f" WHERE doomed = 0 AND kind IN {schema.SERVED}"
+                f" WHERE doomed = 0 AND kind IN {SERVED}"
             ).fetchone()
         finally:
             db.close()

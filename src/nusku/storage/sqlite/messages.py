@@ -21,7 +21,7 @@ from nusku.model import (
     QueueRef,
     Stored,
 )
-from nusku.storage import TICK_MS, Admitted, Removal, Removed
+from nusku.storage import POSITIONS_MAX, SERVED, TICK_MS, Admitted, Removal, Removed
 from nusku.storage.sqlite.connection import ALONE, HEAVY, Again, Connection
 from nusku.storage.sqlite.file import File
 from nusku.storage.sqlite.holds import Holds
@@ -37,7 +37,7 @@ from nusku.storage.sqlite.scan import (
     Scan,
     check,
 )
-from nusku.storage.sqlite.schema import DUE, EXPIRY, LAPSE, POSITIONS_MAX, SERVED
+from nusku.storage.sqlite.schema import DUE, EXPIRY, LAPSE
 from nusku.storage.sqlite.sweep import Sweep
 from nusku.storage.sqlite.transfer import Transfer
 

@@ -5,10 +5,10 @@ from zlib import crc32
 
 from nusku.errors import Unavailable
 from nusku.model import Message
+from nusku.storage import POSITIONS_MAX
 from nusku.storage.sqlite.connection import HEAVY, Again, Connection
 from nusku.storage.sqlite.holds import Holds
 from nusku.storage.sqlite.ledger import Lane
-from nusku.storage.sqlite.schema import POSITIONS_MAX
 
 WINDOW = 4_000  # row ids looked at by one statement
 BUDGET = 20_000  # row ids looked at before others get their turn

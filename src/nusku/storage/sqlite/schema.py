@@ -22,12 +22,9 @@ VERSION = 3
 APPLICATION_ID = 0x6E75736B  # "nusk"
 
 LANE_BITS, POSITION_BITS = 20, 43
-LANES_MAX = 1 << LANE_BITS
-POSITIONS_MAX = 1 << POSITION_BITS
+LANES_MAX = 1 << LANE_BITS  # POSITIONS_MAX is 1 << POSITION_BITS
 
 EXPIRY, LAPSE, DUE = 0, 1, 2
-
-SERVED = ("queue", "topic")  # kinds of queues that the service offers; the others are internal
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;

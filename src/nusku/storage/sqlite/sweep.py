@@ -1,11 +1,12 @@
 """Housekeeping: nothing depends on it but the size of the file."""
 
 from nusku.metrics import Metrics
+from nusku.storage import SERVED
 from nusku.storage.sqlite.connection import Connection
 from nusku.storage.sqlite.file import File
 from nusku.storage.sqlite.holds import SETTLED_ROWS, Holds
 from nusku.storage.sqlite.ledger import Ledger
-from nusku.storage.sqlite.schema import POSITION_BITS, SERVED
+from nusku.storage.sqlite.schema import POSITION_BITS
 
 EXPIRED = (
     "SELECT id, claim, visible_ms, expires_ms FROM messages INDEXED BY expiring"

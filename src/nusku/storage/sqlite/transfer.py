@@ -10,12 +10,12 @@ from msgspec.structs import replace
 
 from nusku.errors import Unavailable
 from nusku.model import Holding, QueueKey, QueueRef, Stored
-from nusku.storage import Stale
+from nusku.storage import POSITIONS_MAX, Stale
 from nusku.storage.sqlite.connection import Connection
 from nusku.storage.sqlite.holds import Holds
 from nusku.storage.sqlite.ledger import Lane, Ledger
 from nusku.storage.sqlite.scan import NEXT, Scan
-from nusku.storage.sqlite.schema import DUE, LAPSE, POSITIONS_MAX
+from nusku.storage.sqlite.schema import DUE, LAPSE
 
 STEP = 1_000  # rows that a load compares before others get their turn
 
