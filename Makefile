@@ -7,6 +7,9 @@ SHELL := /bin/sh
 # pip and the test runner use the cores themselves; a venv must not be built twice at once.
 .NOTPARALLEL:
 
+# Tests would otherwise be compiled again by each process that runs some of them.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet

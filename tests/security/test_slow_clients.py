@@ -478,7 +478,7 @@ def test_five_hundred_clients_that_read_nothing_disturb_nobody(
 ) -> None:
     # They come one after the other, and may stay until all are there: before it stalls, each has
     # two or three megabytes written to it, and that is work, not slowness.
-    deadline_s, pace_s = 30.0, 0.03
+    deadline_s, pace_s = 45.0, 0.03
     server = private_server(write_timeout=deadline_s)
     api = server.api()
     api.post_bodies("big", *["x" * 10_000] * 20)
