@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -26,6 +25,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from tests import forking
 from tests.servers.stores import store_in
 
 START_TIMEOUT_S = 30.0
@@ -77,23 +77,19 @@ class LiveServer:
             self.settings = {"redis_replicas": 1, **self.settings}
         self.database = folder / "nusku.db"
         self.log_file = folder / f"stderr-{uuid.uuid4().hex[:8]}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forking.Process | None = None
         self._client: httpx.Client | None = None
         self.url = ""
 
-    def start(self) -> Self:
-        """Start the process and wait for the line with its address; raises ServerDidNotStart."""
-        command = [sys.executable, "-m", "nusku", "serve", "--port", "0"]
-        command += ["--store", self.store]
+    def start(self, *, afresh: bool = False) -> Self:
+        """Start the process and wait for the line with its address; raises ServerDidNotStart.
+
+        ``afresh`` is for tests of the start: see `forking.start`.
+        """
+        arguments = ["serve", "--port", "0", "--store", self.store]
+        environment = settings_environment(self.settings)
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self.folder,
-                env=settings_environment(self.settings),
-            )
+            self._process = forking.start(arguments, environment, self.folder, log, afresh=afresh)
         line = self._first_line()
         said = re.fullmatch(r"nusku listening on (http://\S+)\n", line)
         if said is None:
@@ -117,7 +113,7 @@ class LiveServer:
         return text.decode()
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> forking.Process:
         assert self._process is not None, "the server was not started"
         return self._process
 

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,12 @@ TINY = Sizes(
 
 SHARING = {"workers", "nodes", "wake-across", "sqlite"}
 """They need a store that several servers can work on."""
+
+
+@pytest.fixture(autouse=True)
+def no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading those of the system takes a fifth of each start, and nothing here speaks TLS."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
 
 
 def run(store: str, scenarios: set[str], folder: Path) -> dict[str, Any]:

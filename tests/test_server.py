@@ -15,7 +15,7 @@ from tests.live import LiveServer
 def test_a_clean_stop_writes_the_log_back_and_marks_the_file_closed(
     tmp_path: Path,
 ) -> None:
-    server = LiveServer(tmp_path).start()
+    server = LiveServer(tmp_path).start(afresh=True)
     server.api().post_bodies("q", "kept")
     server.stop()
     (file,) = tmp_path.glob("*.db")
@@ -73,7 +73,7 @@ def test_health_still_tells_the_operations_apart_when_the_disk_is_nearly_full(
 
 
 def test_looking_at_a_store_at_rest_leaves_nothing_behind(tmp_path: Path) -> None:
-    server = LiveServer(tmp_path).start()
+    server = LiveServer(tmp_path).start(afresh=True)
     server.api().post_bodies("q", "kept")
     server.stop()
     (file,) = tmp_path.glob("*.db")

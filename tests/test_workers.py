@@ -33,7 +33,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
         folder.mkdir()
         server = LiveServer(folder, secret_key="k" * 40, **settings)
         server.store = uri
-        started.append(server.start())
+        started.append(server.start(afresh=True))
         return server
 
     yield start
@@ -124,7 +124,7 @@ def test_a_start_that_is_refused_starts_no_worker_again(tmp_path: Path) -> None:
     server = LiveServer(tmp_path, workers=2)
     server.store = "redis://127.0.0.1:1"
     with pytest.raises(ServerDidNotStart, match=r"127\.0\.0\.1:1"):
-        server.start()
+        server.start(afresh=True)
 
 
 def test_what_one_server_answers_is_true_on_the_other(start: Start) -> None:

@@ -11,8 +11,7 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
+import tempfile
 import textwrap
 import time
 import uuid
@@ -24,6 +23,7 @@ from typing import Any
 import pytest
 
 from nusku.config.settings import SECRETS
+from tests import forking
 from tests.live import PATCH_TYPE, QUEUES, TOPICS, Api, LiveServer, expect, settings_environment
 from tests.security.support import (
     LAST_CHUNK,
@@ -555,16 +555,16 @@ def test_an_unexpected_failure_tells_the_client_nothing_but_a_request_id(
 def run_nusku(folder: Path, *arguments: str, **settings: str) -> tuple[int, str, float]:
     """Run the program; its status, everything it printed, and how long it took."""
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "nusku", *arguments],
-        cwd=folder,
-        env=settings_environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr, time.monotonic() - started
+    with tempfile.TemporaryFile() as stderr:
+        process = forking.start(arguments, settings_environment(settings), folder, stderr)
+        try:
+            stdout, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        stderr.seek(0)
+        printed = (stdout + stderr.read()).decode()
+    assert process.returncode is not None
+    return process.returncode, printed, time.monotonic() - started
 
 
 STORES = [

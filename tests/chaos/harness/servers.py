@@ -7,13 +7,13 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests import forking
 from tests.live import settings_environment
 
 FAST = {
@@ -52,7 +52,7 @@ class Server:
         self.address: tuple[str, int] | None = None
         self.name = name
         self.log = logs / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forking.Process | None = None
 
     @property
     def store(self) -> Path:
@@ -67,16 +67,10 @@ class Server:
     def start(self, timeout: float = 60.0) -> None:
         """Start it and wait for the line that says where it listens; RefusedError otherwise."""
         logged = self.log.stat().st_size if self.log.exists() else 0
-        command = [sys.executable, "-m", "nusku", "serve", "--port", "0"]
-        command += ["--store", self.uri]
+        arguments = ["serve", "--port", "0", "--store", self.uri]
+        environment = settings_environment({}) | self.settings
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                env=settings_environment({}) | self.settings,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
+            self._process = forking.start(arguments, environment, Path.cwd(), log)
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], timeout)
         line = self._process.stdout.readline().decode() if ready else ""
