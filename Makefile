@@ -57,6 +57,21 @@ check: $(DEV) ## Lint, format, strict types and import contracts
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 	$(VENV)/bin/lint-imports
+	$(PYTHON) -m bandit --quiet --recursive --configfile pyproject.toml src
+	@$(MAKE) --no-print-directory audit OFFLINE=pass
+
+# Asks for each locked package whether there is word of a weakness. Where nobody can be asked, `make
+# check` goes on without.
+.PHONY: audit
+audit: $(DEV) ## Ask whether the packages in requirements/ have known weaknesses
+	$(PYTHON) -m tests.audit $(if $(OFFLINE),--offline pass)
+
+.PHONY: fuzz
+fuzz: $(DEV) ## Fuzz what parses strangers' input, for SECONDS=300 each, or one TARGET
+	$(INSTALL) -r requirements/fuzz.txt
+	for target in $(or $(TARGET),$(shell $(PYTHON) -c 'from tests.fuzz import targets; print(*(t.name for t in targets.TARGETS))')); do \
+	    $(PYTHON) -m tests.fuzz $$target --seconds $(or $(SECONDS),300) $(ARGS) || exit 1; \
+	done
 
 .PHONY: format
 format: $(DEV) ## Format the code and repair what the linter can repair
@@ -119,7 +134,7 @@ $(DEV): requirements/dev.txt | $(RUN)
 lock: $(VENV)/pyvenv.cfg ## Take the newest releases again and write requirements/*.txt
 	$(PYTHON) -m venv --clear $(LOCK_VENV)
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install '$(PIP_TOOLS)'
-	for name in run dev servers; do \
+	for name in run dev servers keystone fuzz; do \
 	    env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND='make lock' \
 	    $(LOCK_VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
 	        --no-annotate --no-header --no-emit-options \

@@ -70,6 +70,12 @@ POST1_ASYNCPG = "post1 against one-row commits of asyncpg"
 POST1_SQLITE = "post1 against the same on SQLite"
 POST1_ZAQAR = "post1 against Zaqar"
 CYCLE1_ZAQAR = "claim + delete against Zaqar"
+CREDENTIALS = "against auth = none, requests/s"
+ENCRYPTED = "encrypted against clear, messages/s"
+FAIR = "p99 beside a project at 10 × its rate, to quiet"
+SOCKET_POST = "post1 over WebSocket, 16 in flight, against HTTP"
+SOCKET_MEMORY = "memory of an idle WebSocket"
+FAN_OUT = "one post to all event streams, the last"
 TWO_POOLS = "two pools against one, slow commits"
 
 GOALS = (
@@ -80,6 +86,16 @@ GOALS = (
     Goal("wake-up p99", 50, False, unit="ms"),
     Goal("notifications/s to one fast receiver", 2000, True, kinds=("sqlite",)),
     Goal("post1 with 1 subscription against none, requests/s", 0.8, True, kinds=("sqlite",)),
+    *(
+        Goal(f"{load} with {kind}, {CREDENTIALS}", 0.9, True)
+        for load in ("ping", "post1")
+        for kind in ("key", "keystone")
+    ),
+    Goal(f"post1, {ENCRYPTED}", 0.85, True),
+    Goal(FAIR, 1.2, False),
+    Goal(SOCKET_POST, 1.5, True),
+    Goal(FAN_OUT, 200, False, unit="ms"),
+    Goal(SOCKET_MEMORY, 40, False, unit="KiB"),
     Goal("p99 delivery beside hanging endpoints, more", 2, False, unit="s"),
     Goal("memory, stored messages against an empty store", 64, False, unit="MiB"),
     Goal("first answer, stored messages", 2, False, unit="s"),

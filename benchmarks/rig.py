@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -128,6 +128,7 @@ class Rig:
         url: Target | None = None,
         nodes: int = 1,
         settings: Mapping[str, str] | None = None,
+        token: str = "",
         zaqar: Target | None = None,
     ):
         self.sizes = sizes
@@ -147,6 +148,7 @@ class Rig:
         self._full: WorkQueue | None = None
         self._count = connections
         self._url = url
+        self._token = token
         self._first = FIRST_NUMBER
         if store is not None:
             for _ in range(nodes):
@@ -176,7 +178,8 @@ class Rig:
         if self._url is not None:
             self.targets = [await observed(self._url)]
         else:
-            self.targets = await asyncio.gather(*(server.start() for server in self.servers))
+            targets = await asyncio.gather(*(server.start() for server in self.servers))
+            self.targets = [replace(target, token=self._token) for target in targets]
         self.connections = await open_connections(self.targets, self._count)
 
     async def close(self) -> None:
@@ -203,13 +206,17 @@ class Rig:
         url: Target | None = None,
         nodes: int = 1,
         settings: Mapping[str, str] | None = None,
+        token: str = "",
+        connections: int | None = None,
     ) -> "AsyncIterator[Rig]":
-        """A rig beside this one: other servers on this store or another, with as many connections."""
+        """A rig beside this one: other servers on this store or another, by default with as many
+        connections.
+        """
         if url is None:
             store = store or self.store
         rig = Rig(
-            self.sizes, self._count, self._directory, self.stores, store,
-            url=url, nodes=nodes, settings=settings,
+            self.sizes, connections or self._count, self._directory, self.stores, store,
+            url=url, nodes=nodes, settings=settings, token=token,
         )  # fmt: skip
         rig.errors = self.errors
         try:

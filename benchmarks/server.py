@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import sys
@@ -18,6 +19,8 @@ from tests.servers import guardian
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
+ENCRYPTION_KEY = secrets.token_hex(32)
+"""For all servers of a run: several may share a store."""
 _LISTENING = re.compile(r"nusku listening on http://(.+):(\d+)\s*$")
 
 
@@ -51,7 +54,7 @@ class Server:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("NUSKU_")
         }
-        environment |= self._environment
+        environment |= {"NUSKU_ENCRYPTION_KEYS": ENCRYPTION_KEY, **self._environment}
         environment |= {f"NUSKU_{name.upper()}": self._settings[name] for name in self._settings}
         command = [sys.executable, "-m", "nusku", "serve", "--port", "0", "--store", self._store]
         with self._log.open("ab") as log:

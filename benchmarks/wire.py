@@ -21,6 +21,9 @@ class Target:
     port: int
     hangs_up: bool = False
     """It closes connections behind an answer without having said so: each request needs a new one."""
+    token: str = ""
+    """What says who asks, where it wants to know."""
+    project: str = "bench"
 
     def tail(self, client: str = CONSUMER) -> bytes:
         """Everything after the path of a request without a body."""
@@ -40,9 +43,10 @@ class Target:
         return f"{method} {path}".encode() + self.tail(client)
 
     def _headers(self, client: str) -> str:
+        credentials = f"X-Auth-Token: {self.token}\r\n" if self.token else ""
         return (
             f"Host: {self.host}:{self.port}\r\nClient-ID: {client}\r\n"
-            "X-Project-Id: bench\r\nAccept: application/json\r\n"
+            f"X-Project-Id: {self.project}\r\nAccept: application/json\r\n{credentials}"
         )
 
 

@@ -59,6 +59,11 @@ class WorkQueue:
         self._target, self._tail = target, target.tail()
         self._heads.clear()
 
+    def post_request(self, count: int) -> bytes:
+        """A post of `count` messages to be sent again and again, of which nobody keeps count."""
+        body = encode_post(range(FIRST_NUMBER, FIRST_NUMBER + count), self._ttl_s)
+        return self._target.head("POST", f"{self.path}/messages", len(body), PRODUCER) + body
+
     def post(self, count: int, numbers: range | None = None) -> Generator[bytes, Answer, list[str]]:
         """Post `count` messages in one request; their hrefs."""
         head = self._heads.get(count)

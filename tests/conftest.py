@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.cloud import Cloud
+from tests.governed import RULES, Governed
 from tests.live import Api, LiveServer, SettingValue
 from tests.servers import stores
+from tests.servers.keystone import Keystone
 from tests.servers.programs import EVERYTHING, Missing
 
 # -- which stores ----------------------------------------------------------------------------------
@@ -141,6 +144,8 @@ class SharedServers:
         failures: list[AssertionError] = []
         for server in self._running.values():
             try:
+                if server.process.poll() is None:
+                    server.insist_on_metrics()
                 server.stop()
             except AssertionError as failure:
                 failures.append(failure)
@@ -166,6 +171,30 @@ def server(shared_server: SharedServers) -> LiveServer:
 def api(server: LiveServer) -> Api:
     """A client of the default server, in a project of its own."""
     return server.api()
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A Keystone, and a server that believes its tokens."""
+    with Keystone() as keystone, Cloud(keystone, tmp_path_factory.mktemp("cloud")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def governed(shared_server: SharedServers, tmp_path_factory: pytest.TempPathFactory) -> Governed:
+    """A server with a policy file and an audit log. Tests that change the file put it back."""
+    folder = tmp_path_factory.mktemp("governed")
+    policy, audit = folder / "policy.yaml", folder / "audit.log"
+    policy.write_text(RULES)
+    server = shared_server(policy_file=str(policy), audit_log=str(audit))
+    return Governed(server, policy, audit)
+
+
+@pytest.fixture(scope="session")
+def keyed(shared_server: SharedServers, tmp_path_factory: pytest.TempPathFactory) -> LiveServer:
+    """A server that lets in by keys, with an audit log."""
+    audit = tmp_path_factory.mktemp("keyed") / "audit.log"
+    return shared_server(auth="key", audit_log=str(audit))
 
 
 @pytest.fixture

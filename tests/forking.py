@@ -69,9 +69,13 @@ class Forked:
                 self._until_readable(ended, timeout)
             finally:
                 os.close(ended)
-        code = self.poll()
-        assert code is not None
-        return code
+        with self._lock:
+            if (
+                self.returncode is None
+            ):  # it has ended, but whoever traces it is to hear of it first
+                _, status = os.waitpid(self.pid, 0)
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[bytes, None]:
         """Read to the end of stdout, then wait. Raises subprocess.TimeoutExpired."""

@@ -25,14 +25,14 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from tests import forking
+from tests import canaries, forking
 from tests.servers.stores import store_in
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 PATCH_TYPE = "application/openstack-messaging-v2.0-json-patch"
 
-# Nodes that share a store need the same key, so none makes one.
+# Nodes that share a store need the same keys, so none makes any.
 SHARED_KEY = "0123456789abcdef" * 4
 
 SettingValue = str | int | float | bool | Sequence[str]
@@ -70,13 +70,15 @@ class LiveServer:
     def __init__(self, folder: Path, **settings: SettingValue) -> None:
         self.folder = folder
         self.store = store_in(self.kind, folder)
-        self.settings = settings
+        self.settings = {"log_level": "debug", **canaries.SETTINGS, **settings}
         if self.kind != "sqlite":
-            self.settings = {"secret_key": SHARED_KEY, **settings}
+            shared = {"secret_key": SHARED_KEY, "encryption_keys": SHARED_KEY[::-1]}
+            self.settings = {**shared, **self.settings}
         if self.kind == "redis-cluster":
             self.settings = {"redis_replicas": 1, **self.settings}
         self.database = folder / "nusku.db"
         self.log_file = folder / f"stderr-{uuid.uuid4().hex[:8]}.log"
+        self._watch = canaries.Watch(self.settings)
         self._process: forking.Process | None = None
         self._client: httpx.Client | None = None
         self.url = ""
@@ -91,12 +93,14 @@ class LiveServer:
         with self.log_file.open("ab") as log:
             self._process = forking.start(arguments, environment, self.folder, log, afresh=afresh)
         line = self._first_line()
-        said = re.fullmatch(r"nusku listening on (http://\S+)\n", line)
+        said = re.fullmatch(r"nusku listening on (https?://\S+)\n", line)
         if said is None:
             self.kill()
             raise ServerDidNotStart(f"stdout: {line!r}; stderr: {self.log()[-4000:]}")
         self.url = said[1]
-        self._client = httpx.Client(base_url=self.url, timeout=30.0, verify=False)
+        self._client = httpx.Client(
+            base_url=self.url, timeout=30.0, verify=False, event_hooks=self._watch.hooks()
+        )
         return self
 
     def _first_line(self) -> str:
@@ -162,6 +166,12 @@ class LiveServer:
     def _forget(self) -> None:
         if self._client is not None:
             self._client.close()
+        keys = self.folder.glob("*.key") if self.kind == "sqlite" else ()
+        self._watch.insist_on_log(self.log_file, *keys)
+
+    def insist_on_metrics(self) -> None:
+        """No secret is in what it tells of itself."""
+        self._watch.insist(self.client.get("/metrics").text, "the metrics")
 
     def __enter__(self) -> Self:
         return self.start()

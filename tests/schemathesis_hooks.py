@@ -56,6 +56,7 @@ def before_load_schema(_: Any, raw_schema: dict[str, Any]) -> None:
     follow_claims(raw_schema)
     subscribe_nobody_else(raw_schema)
     use_files_for_pools(raw_schema)
+    use_ones_own_queues(raw_schema)
 
 
 def follow_claims(raw_schema: dict[str, Any]) -> None:
@@ -85,6 +86,16 @@ def use_files_for_pools(raw_schema: dict[str, Any]) -> None:
     for name in ("PoolDraft", "PoolChange"):
         shape = raw_schema["components"]["schemas"][name]["properties"]
         shape["uri"] = {"enum": POOLS}
+
+
+def use_ones_own_queues(raw_schema: dict[str, Any]) -> None:
+    """Those of a project that was made up are granted to nobody."""
+    for path in raw_schema["paths"].values():
+        path["parameters"] = [
+            one
+            for one in path.get("parameters", [])
+            if one.get("$ref") != "#/components/parameters/QueueProjectId"
+        ]
 
 
 @schemathesis.hook

@@ -50,6 +50,9 @@ SETTINGS = {
         require_confirmation=True,
         subscriber_types=("https",),
     ),
+    "authentication": Settings(
+        auth=("key", "oidc", "keystone"), keystone_url="https://keystone.example.com/v3"
+    ),
 }
 
 
@@ -114,6 +117,20 @@ def test_it_describes_what_is_routed_and_nothing_else() -> None:
         for path, method, node in operations(described(Settings()))
     }
     assert told == routed
+
+
+def test_it_says_which_credentials_are_taken() -> None:
+    spec = described(SETTINGS["authentication"])
+    assert set(spec["components"]["securitySchemes"]) == {"token", "bearer", "signature"}
+    everywhere = spec["security"]
+    for path, _, node in operations(spec):
+        closed = path.startswith("/v2/")
+        assert bool(node.get("security", everywhere)) is closed, path
+        assert ("401" in node["responses"]) is closed, path
+    text = page(spec)
+    assert "export TOKEN=" in text
+    assert "X-Auth-Token: $TOKEN" in text
+    assert "TOKEN" not in page(described(Settings()))
 
 
 def test_names_of_operations_differ(spec: dict[str, Any]) -> None:

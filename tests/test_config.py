@@ -12,6 +12,7 @@ import pytest
 
 from nusku.config import ConfigError, Settings, as_toml, document, load, masked
 from nusku.config.settings import SECRETS
+from nusku.storage import StoreOptions
 
 ROOT = Path(__file__).parent.parent
 
@@ -187,7 +188,7 @@ BAD_FILES = [
     ("auth = 1", ["setting auth", "1", "allowed: none"]),
     ('allow_open = "true"', ["setting allow_open", "'true'", "true or false"]),
     ("allow_open = 1", ["setting allow_open", "1", "true or false"]),
-    ('metrics_allow = "127.0.0.0/8"', ["setting metrics_allow", "networks such as"]),
+    ('metrics_allow = "localhost"', ["setting metrics_allow", "networks such as"]),
     ("metrics_allow = [1]", ["setting metrics_allow", "[1]"]),
     ("log_level = 20", ["setting log_level", "20", "debug, info, warning or error"]),
     ('header_timeout = "10 s"', ["setting header_timeout", "'10 s'", "a number from 0.1"]),
@@ -212,7 +213,10 @@ BAD_FILES = [
     ("keep_alive_timeout = inf", ["setting keep_alive_timeout", "inf"]),
     ("shutdown_timeout = -1", ["setting shutdown_timeout", "from 0 to 600 s"]),
     # choices and forms
-    ('auth = "keystone"', ["setting auth", "'keystone'", "allowed: none"]),
+    ('auth = "password"', ["setting auth", "'password'", "allowed: none"]),
+    ('auth = ""', ["setting auth", "allowed: none, or some of"]),
+    ('auth = ["key", "key"]', ["setting auth", "allowed: none"]),
+    ('auth = ["none", "key"]', ["setting auth", "allowed: none"]),
     ('sqlite_synchronous = "off"', ["setting sqlite_synchronous", "'off'", "full or normal"]),
     ('client_id_uuid_safe = "on"', ["setting client_id_uuid_safe", "strict or off"]),
     ('log_format = "xml"', ["setting log_format", "'xml'", "auto, text or json"]),
@@ -227,7 +231,7 @@ BAD_FILES = [
     ('metrics_allow = ["everybody"]', ["setting metrics_allow", "everybody"]),
     ('subscriber_types = ["http", "ftp"]', ["setting subscriber_types", "ftp", "some of http"]),
     ('subscriber_types = ["HTTP"]', ["setting subscriber_types", "HTTP"]),
-    ('subscriber_types = "http"', ["setting subscriber_types", "'http'"]),
+    ('subscriber_types = "ftp"', ["setting subscriber_types", "'ftp'"]),
     ('subscriber_private = "maybe"', ["setting subscriber_private", "refuse or allow"]),
     ('subscriber_allow = ["10.0.0.1/8"]', ["setting subscriber_allow", "10.0.0.1/8", "networks"]),
     ('subscriber_allow = ["localhost"]', ["setting subscriber_allow", "localhost"]),
@@ -279,7 +283,38 @@ BAD_FILES = [
     ("max_signature_ttl = 59", ["setting max_signature_ttl", "from 60 to"]),
     ("delivery_timeout = 0", ["setting delivery_timeout", "from 0.1 to 300 s"]),
     ("max_deliveries = 7", ["setting max_deliveries", "from 8 to"]),
+    *(
+        (f"cors_origins = ['{origin}']", ["setting cors_origins", "origins such as https://"])
+        for origin in (
+            *("console.example.com", "https://a.example/", "https://a.example/x", "https://"),
+            *(
+                "HTTPS://a.example",
+                "https://A.example",
+                "ftp://a.example",
+                "null",
+                "**",
+                "https://*",
+            ),
+            *(
+                "https://u@a.example",
+                "https://a.example:0",
+                "https://a.example:65536",
+                "https://1.2.3",
+            ),
+            *(
+                "https://[::1",
+                "https://[x]",
+                "https://a.example:0443",
+                "https://a.example https://b",
+            ),
+        )
+    ),
+    ('tls_min_version = "1.1"', ["setting tls_min_version", "1.2 or 1.3"]),
+    ('tls_certificate = "a\\nb"', ["setting tls_certificate", "the path of a PEM file"]),
+    ("max_connections_per_address = -1", ["setting max_connections_per_address", "from 0 to"]),
     # settings that do not go together
+    ('tls_key = "key.pem"', ["setting tls_key", "empty without tls_certificate"]),
+    ('tls_client_ca = "ca.pem"', ["setting tls_client_ca", "empty without tls_certificate"]),
     (
         "default_subscription_ttl = 59",
         ["default_subscription_ttl is 59", "from min_subscription_ttl (60) on"],
@@ -420,7 +455,13 @@ def test_secrets_are_not_among_what_is_shown() -> None:
     assert "# secret_key is set, and not shown" in shown.splitlines()
     assert tomllib.loads(shown)["smtp_user_name"] == "me"
     assert {"secret_key", "smtp_user_password"}.isdisjoint(tomllib.loads(shown))
-    assert {"secret_key", "smtp_user_password", "trustee_user_password"} == SECRETS
+    assert {
+        "encryption_keys",
+        "keystone_user_password",
+        "secret_key",
+        "smtp_user_password",
+        "trustee_user_password",
+    } == SECRETS
 
 
 # The command itself: nothing is started, nothing is created, the exit code is 2.
@@ -486,6 +527,12 @@ def test_passwords_in_uris_are_masked(uri: str, shown: str) -> None:
 def test_shown_settings_are_toml(path: str) -> None:
     settings = load(None, {"NUSKU_STORE": f"sqlite:///{path}"}, {})
     assert tomllib.loads(as_toml(settings))["store"] == f"sqlite:///{path}"
+
+
+def test_no_pool_may_let_its_store_take_longer_than_the_service() -> None:
+    settings = Settings(store_timeout=5)
+    for given, counts in ((2.5, 2.5), (600, 5)):
+        assert StoreOptions.of(settings, {"store_timeout": given}).timeout_s == counts
 
 
 def test_the_documentation_of_settings_is_true() -> None:

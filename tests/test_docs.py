@@ -29,7 +29,7 @@ import pytest
 
 from nusku.broker import OPERATIONS
 from nusku.config.settings import FIELDS
-from nusku.storage import MessageStore, RecordStore
+from nusku.storage import MessageStore, RecordStore, Registry
 from tests.live import LiveServer, SettingValue, settings_environment
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,20 @@ WALKED = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("backup", "getting-started", "importing", "notifications", "pools", "running")
+        for name in (
+            "api-keys",
+            "audit",
+            "backup",
+            "encryption",
+            "getting-started",
+            "importing",
+            "live",
+            "notifications",
+            "policy",
+            "pools",
+            "quotas",
+            "running",
+        )
     ),
 ]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -408,6 +421,7 @@ def test_pages_name_settings_and_targets_that_exist(page: Path) -> None:
     text = page.read_text()
     variables = set(re.findall(r"\bNUSKU_[A-Z_]*[A-Z]", text)) - {
         "NUSKU_CONFIG",
+        "NUSKU_KEY",
         "TEST_STORES",
     }
     assert {v.removeprefix("NUSKU_").lower() for v in variables} <= set(FIELDS)
@@ -437,7 +451,9 @@ def test_architecture_names_every_file() -> None:
     assert named == {path for path in real if not path.endswith("__init__.py")}
 
 
-@pytest.mark.parametrize("interface", [MessageStore, RecordStore], ids=lambda i: i.__name__)
+@pytest.mark.parametrize(
+    "interface", [MessageStore, RecordStore, Registry], ids=lambda i: i.__name__
+)
 def test_architecture_explains_every_operation_of_a_store(interface: type) -> None:
     page = (ROOT / "docs/architecture.md").read_text()
     operations = {

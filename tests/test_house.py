@@ -62,7 +62,16 @@ def test_the_catalogue_can_be_printed() -> None:
 
 def test_what_a_client_can_be_told_is_a_4xx_or_503() -> None:
     """500 is for what nobody foresaw: nothing is raised for it."""
-    assert {error.status for error in classes_of_errors()} == {400, 403, 404, 406, 409, 415, 503}
+    assert {error.status for error in classes_of_errors()} == {
+        400,
+        401,
+        403,
+        404,
+        406,
+        409,
+        415,
+        503,
+    }
 
 
 # Operations

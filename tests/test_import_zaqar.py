@@ -18,7 +18,7 @@ from nusku.broker.queues import Queue
 from nusku.config import Settings
 from nusku.errors import Unavailable
 from nusku.model import Context, Kind, Message, QueueKey
-from nusku.storage import Apart, Store, open_store
+from nusku.storage import Apart, Store, open_store, sqlite_path
 from nusku.zaqar import Origin, Summary, ZaqarError, bring, forget, source
 from tests.fake_zaqar import UNAVAILABLE, Answer, Driver, FakeQueue, FakeZaqar
 from tests.live import TOPICS, Api, LiveServer, expect
@@ -128,17 +128,33 @@ async def test_queues_come_with_their_metadata(settings: Settings, driver: Drive
 @scenario
 async def test_what_is_not_to_be_had_here_is_left_out_and_told(settings: Settings) -> None:
     async with FakeZaqar("mongo") as zaqar:
-        zaqar.queue(
-            "q", _enable_encrypt_messages=True, _max_messages_post_size=1 << 30, _flavor="gold", a=1
-        )
+        zaqar.queue("q", _max_messages_post_size=1 << 30, _flavor="gold", a=1)
         summary = await brought(settings, zaqar)
         shown = (await look(settings, "q")).metadata
         assert shown["a"] == 1
         assert "_flavor" not in shown
-        assert shown["_enable_encrypt_messages"] is False
         told = "\n".join(summary.notes)
-        for name in ("_enable_encrypt_messages", "_max_messages_post_size", "_flavor"):
+        for name in ("_max_messages_post_size", "_flavor"):
             assert f"queue q of p: came without {name}: " in told
+
+
+@pytest.mark.embedded
+@scenario
+async def test_encrypted_queues_come_encrypted(settings: Settings) -> None:
+    """As they are shown there, in clear; nothing of that is to be found in the store."""
+    async with FakeZaqar("mongo") as zaqar:
+        queue = zaqar.queue("q", _enable_encrypt_messages=True)
+        zaqar.post(queue, *(f"canary {n}" for n in range(4)))
+        slow = zaqar.queue("slow", _enable_encrypt_messages=True, _default_message_delay=500)
+        zaqar.post(slow, "canary delayed")
+        await brought(settings, zaqar)
+    here = await look(settings, "q")
+    assert here.metadata["_enable_encrypt_messages"] is True
+    assert here.bodies == [f"canary {n}" for n in range(4)]
+    assert (await look(settings, "slow")).bodies == ["canary delayed"]
+    file = sqlite_path(settings.store)
+    for each in file.parent.glob(f"{file.name}*"):
+        assert b"canary" not in each.read_bytes(), each
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

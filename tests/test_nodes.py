@@ -23,6 +23,7 @@ from nusku.errors import NotFound, Unavailable
 from nusku.metrics import Metrics
 from nusku.model import Context, QueueKey
 from nusku.storage import StoreOptions, open_store
+from nusku.storage.registry import Mirror
 from tests.notify.test_faults import EPOCH_S, Go, _Part, no_pools, run, timeless
 
 QUEUE = QueueKey("queue", "p", "q")
@@ -72,6 +73,7 @@ class Nodes:
             signing_key="",
             trusts=cast("Trusts", None),
             addresses=Addresses(self._settings),
+            registry=Mirror(store.registry),
             now=lambda: EPOCH_S + timeless().time(),
         )
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nusku import signing
-from nusku.auth import Identity, Signatures
+from nusku.auth import Authentication, Signatures
 from nusku.broker.shares import Shares
 from nusku.config import Settings
 from nusku.errors import Invalid
@@ -553,15 +553,21 @@ def test_the_project_that_was_signed_is_the_one_that_is_served() -> None:
     assert not allowed(x_project_id="other", x_tenant_id="p")
     assert allowed(x_tenant_id="other")
     for changed in ({}, {"x_project_id": None, "x_tenant_id": "p", "x_tenant": "other"}):
-        context = Identity(Settings()).context(headers(**changed), signed=True)
-        assert context.project == "p"
+        caller = Authentication(Settings(), SECRET, now_s=lambda: NOW_S).signed(
+            "GET", MESSAGES, headers(**changed)
+        )
+        assert caller is not None
+        assert caller.project == "p"
 
 
 def test_who_comes_with_a_signature_has_no_roles_and_is_no_user() -> None:
-    identity, sent = Identity(Settings()), headers(x_user_id="me", x_auth_token="t")
-    signed = identity.context(sent, signed=True)
+    authentication = Authentication(Settings(), SECRET, now_s=lambda: NOW_S)
+    sent = headers(x_user_id="me", x_auth_token="t")
+    caller = authentication.signed("GET", MESSAGES, sent)
+    assert caller is not None
+    signed = authentication.context(sent, caller)
     assert (signed.roles, signed.user, signed.token) == (frozenset(), "", "")
-    believed = identity.context(sent)
+    believed = authentication.context(sent, None)
     assert (sorted(believed.roles), believed.user, believed.token) == (["admin"], "me", "t")
     assert (signed.project, signed.client) == (believed.project, believed.client)
 

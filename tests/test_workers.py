@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -12,6 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from nusku.auth import api_keys
+from nusku.config import Settings
+from nusku.storage.registry import opened_registry
 from tests.live import Api, LiveServer, ServerDidNotStart, SettingValue, eventually, expect
 from tests.servers.stores import store_in
 
@@ -54,13 +58,14 @@ def workers_of(server: LiveServer) -> list[int]:
 
 
 def seen_by(server: LiveServer, name: str) -> dict[str, float]:
-    """A figure by worker."""
+    """A figure by worker; of several series their sum."""
     text = httpx.get(f"{server.url}/metrics").text
-    found = {}
+    found: dict[str, float] = {}
     for line in text.splitlines():
         if line.startswith(name + "{"):
             labels, _, value = line.rpartition(" ")
-            found[labels.partition('worker="')[2].partition('"')[0]] = float(value)
+            worker = labels.partition('worker="')[2].partition('"')[0]
+            found[worker] = found.get(worker, 0.0) + float(value)
     return found
 
 
@@ -161,3 +166,31 @@ def test_a_post_here_wakes_who_waits_there(start: Start) -> None:
     here.post_bodies("q", "x")
     waiter.join()
     assert got == ["x"]
+
+
+def test_a_key_is_taken_by_all_servers_of_a_store_until_it_is_revoked(start: Start) -> None:
+    first, second = start(auth="key"), start(auth="key")
+    settings = Settings(store=first.store)
+
+    async def make() -> api_keys.NewKey:
+        async with opened_registry(settings) as registry:
+            return await api_keys.create(registry, "p", ())
+
+    async def revoke(key: str) -> None:
+        async with opened_registry(settings) as registry:
+            await api_keys.revoke(registry, key)
+
+    key = asyncio.run(make())
+    headers = {"Client-ID": str(uuid.uuid4()), "X-Auth-Token": key.text}
+
+    def answers() -> set[int]:
+        return {
+            server.client.get("/v2/queues", headers=headers).status_code
+            for server in (first, second)
+        }
+
+    eventually(
+        lambda: answers() == {200}, 4.0
+    )  # it takes two seconds at most, on a machine at rest
+    asyncio.run(revoke(key.id))
+    eventually(lambda: answers() == {401}, 4.0)

@@ -6,7 +6,8 @@ store. Every problem is one line on stderr, starting with ``nusku:``.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +15,16 @@ from typing import Any, NoReturn
 import click
 
 from nusku import __version__
-from nusku.config import FILE_VARIABLE, ConfigError, Settings, as_toml, load, masked
+from nusku.config import (
+    FILE_VARIABLE,
+    KEY_VARIABLE,
+    ConfigError,
+    Settings,
+    as_toml,
+    load,
+    masked,
+)
+from nusku.config.settings import QUOTA_MAX, TEN_YEARS_S
 from nusku.errors import NuskuError, StoreRefused
 
 # Read as text: `load` checks them, with the same words as for the file and the environment.
@@ -29,6 +39,13 @@ _SETTINGS = {
 }
 
 
+def _log_to_stderr() -> None:
+    """What a command prints may be read by a program."""
+    import structlog
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
 def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command ``--config`` and an option for each setting; it is called with Settings."""
 
@@ -41,6 +58,7 @@ def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
                 settings = load(config, os.environ, overrides, _notice)
             except ConfigError as error:
                 _refuse(*error.problems)
+            _log_to_stderr()
             try:
                 command(settings, **options)
             except ConfigError as error:
@@ -70,6 +88,11 @@ def _refuse(*problems: str) -> NoReturn:
     for problem in problems:
         click.echo(f"nusku: {problem}", err=True)
     sys.exit(2)
+
+
+def _refuse_if(problems: Iterable[str]) -> None:
+    if found := tuple(problems):
+        _refuse(*found)
 
 
 class _Bar:
@@ -122,12 +145,16 @@ def check(settings: Settings) -> None:
 
     Changes nothing, and may be run beside a server. What it prints is a TOML file.
     """
-    from nusku import keys, storage
+    from nusku import auth, keys, storage, tls
+    from nusku.broker import policy
     from nusku.notify.letters import templates
 
     click.echo(as_toml(settings), nl=False)
     templates(settings.mail_templates)
-    keys.check_key(settings)
+    auth.check(settings)
+    policy.check(settings)
+    tls.check(settings)
+    keys.check_keys(settings)
     click.echo(f"\n# {storage.inspect_store(settings.store)}")
 
 
@@ -137,7 +164,8 @@ def check(settings: Settings) -> None:
 def backup(settings: Settings, file: Path) -> None:
     """Copy the store to FILE, also while a server runs on it.
 
-    The key beside it is not copied: keep that apart, or lose what was signed with it.
+    API keys and quotas go to FILE.admin, if there are any. The keys that sign and encrypt are not
+    copied: keep them apart, or lose what was signed and encrypted.
     """
     from nusku import storage
 
@@ -164,7 +192,7 @@ def copy_(settings: Settings, source: str, target: str) -> None:
     """Copy everything from one store to another, while no server uses either.
 
     Queues, messages with the rest of their lives and their places, claims, subscriptions, pools and
-    flavors. Interrupted, it goes on where it was when it is started again.
+    flavors, API keys and quotas. Interrupted, it goes on where it was when it is started again.
     """
     import asyncio
 
@@ -238,7 +266,12 @@ def pool() -> None:
 _URL = click.option(
     "--url", metavar="URL", default="http://127.0.0.1:8888", show_default=True, help="The server."
 )
-_TOKEN = click.option("--token", metavar="TOKEN", envvar="OS_TOKEN", help="As X-Auth-Token.")
+_TOKEN = click.option(
+    "--token",
+    metavar="TOKEN",
+    envvar=[KEY_VARIABLE, "OS_TOKEN"],
+    help=f"An API key or a token of an admin; also {KEY_VARIABLE} or OS_TOKEN.",
+)
 
 
 @pool.command()
@@ -270,3 +303,346 @@ def drain(name: str, url: str, token: str | None) -> None:
         except draining.Refused as refusal:
             _refuse(str(refusal))
     click.echo(f"moved {moved.queues} queues with {moved.messages} messages")
+
+
+@main.group()
+def encryption() -> None:
+    """The keys of encrypted queues; with a server running or without."""
+
+
+@encryption.command("show")
+@click.option("--queues", is_flag=True, help="Also which queues need the keys that are not in use.")
+@_with_settings("store")
+def encryption_show(settings: Settings, queues: bool) -> None:
+    """Show the keys by their ids, and how many messages need each, pools included.
+
+    Reads all messages, and changes nothing. Exits with 2 if a key is missing.
+    """
+    import asyncio
+
+    from nusku import encryption
+
+    uses = asyncio.run(encryption.uses(settings))
+    keys = encryption.states(settings, uses)
+    _table(("KEY", "STATE", "MESSAGES"), *((k.id, k.state, str(k.messages)) for k in keys))
+    if queues:
+        in_use = {k.id for k in keys if k.state == "encrypts"}
+        rows = [
+            (use.key, use.pool or "-", *use.queue, str(use.messages))
+            for use in uses
+            if use.key not in in_use
+        ]
+        click.echo()
+        _table(("KEY", "POOL", "KIND", "PROJECT", "NAME", "MESSAGES"), *sorted(rows))
+    _refuse_if(
+        f"{k.messages} messages need the key {k.id}, which is missing"
+        for k in keys
+        if k.state == "missing"
+    )
+
+
+@encryption.command("rotate")
+@_with_settings("store")
+def encryption_rotate(settings: Settings) -> None:
+    """Make a key that encrypts from now on what comes, in the key file.
+
+    Running servers notice within two seconds. What is there stays readable by the older keys.
+    """
+    from nusku import audit, keys
+
+    path = keys.key_file(settings)
+    if settings.encryption_keys:
+        _refuse("encryption_keys is set: put another key in front of those, on all nodes")
+    if path is None:
+        _refuse("set key_file, or encryption_keys: there is no file beside a shared store")
+    with audit.opened(settings) as trail:
+        made = keys.rotate(path)
+        if trail is not None:
+            trail.command("encryption:rotate", made)
+    click.echo(f"key {made} in {path} encrypts from now on")
+
+
+@encryption.command("retire")
+@click.argument("key", metavar="KEY")
+@_with_settings("store")
+def encryption_retire(settings: Settings, key: str) -> None:
+    """Remove the KEY of this id from the key file, if no message needs it any more."""
+    import asyncio
+
+    from nusku import audit, encryption
+
+    with audit.opened(settings) as trail:
+        done = asyncio.run(encryption.retire(settings, key))
+        if trail is not None:
+            trail.command("encryption:retire", key)
+    click.echo(done)
+
+
+@main.group()
+def key() -> None:
+    """API keys, for `auth = key`.
+
+    Works on the store, with a server running or without. Servers notice within two seconds.
+    """
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    """A length of time, such as 90d."""
+    if text is None:
+        return None
+    number, unit = text[:-1], text[-1:]
+    if not (number.isascii() and number.isdecimal() and unit in _UNITS_S):
+        raise click.BadParameter(f"{text!r} is no time such as 90d, 12h, 30m or 45s")
+    seconds = int(number[:12]) * _UNITS_S[unit]
+    if not 0 < seconds <= TEN_YEARS_S:
+        raise click.BadParameter(f"{text!r} is not between 1s and 3650d")
+    return seconds
+
+
+def _list_of(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@key.command("create")
+@click.option("--project", metavar="ID", required=True, help="The project that it is for.")
+@click.option("--roles", metavar="ROLES", default="", help="Its roles, apart by commas.")
+@click.option("--user", metavar="NAME", default="", help="Who has it; its id if not given.")
+@click.option("--ttl", metavar="TIME", callback=_seconds, help="How long it holds: 90d, 12h, 30m.")
+@click.option("--note", metavar="TEXT", default="", help="What it is for.")
+@_with_settings("store")
+def key_create(
+    settings: Settings, project: str, roles: str, user: str, ttl: int | None, note: str
+) -> None:
+    """Make a key, and print it: this once, as only its hash is kept.
+
+    Clients send it as X-Auth-Token, or as Authorization: Bearer.
+    """
+    import asyncio
+
+    from nusku import audit
+    from nusku.auth import api_keys
+    from nusku.storage.registry import opened_registry
+
+    async def run() -> api_keys.NewKey:
+        async with opened_registry(settings) as registry:
+            return await api_keys.create(
+                registry, project, _list_of(roles), user=user, note=note, ttl_s=ttl
+            )
+
+    with audit.opened(settings) as trail:
+        made = asyncio.run(run())
+        if trail is not None:
+            trail.command("keys:create", f"{project}/{made.id}")
+    expires_s = made.record.expires_s
+    until = "until it is revoked" if expires_s is None else f"until {_when(expires_s)}"
+    _notice(f"key {made.id} for project {project} holds {until}; it is not shown again")
+    click.echo(made.text)
+
+
+@key.command("list")
+@click.option("--project", metavar="ID", help="Only those for this project.")
+@click.option("--json", "as_json", is_flag=True, help="As a JSON array.")
+@_with_settings("store")
+def key_list(settings: Settings, project: str | None, as_json: bool) -> None:
+    """Show which keys there are, the oldest first. Times are UTC."""
+    import asyncio
+    import json
+    import time
+
+    from nusku.auth import api_keys
+    from nusku.storage.registry import opened_registry
+
+    async def run() -> dict[str, api_keys.KeyRecord]:
+        async with opened_registry(settings) as registry:
+            return await api_keys.page(registry)
+
+    now_s = time.time()
+    keys: list[dict[str, Any]] = [
+        {
+            "id": id_,
+            "project": one.project,
+            "roles": list(one.roles),
+            "user": one.user or id_,
+            "created": _when(one.created_s),
+            "expires": None if one.expires_s is None else _when(one.expires_s),
+            "expired": one.expires_s is not None and one.expires_s <= now_s,
+            "note": one.note,
+        }
+        for id_, one in asyncio.run(run()).items()
+        if project in {None, one.project}
+    ]
+    if as_json:
+        click.echo(json.dumps(keys, indent=2, ensure_ascii=False))
+        return
+    rows = [
+        (
+            one["id"],
+            one["project"],
+            ",".join(one["roles"]) or "-",
+            one["user"],
+            one["created"],
+            "expired" if one["expired"] else one["expires"] or "never",
+            one["note"],
+        )
+        for one in keys
+    ]
+    _table(("ID", "PROJECT", "ROLES", "USER", "CREATED", "EXPIRES", "NOTE"), *rows)
+
+
+def _table(*rows: Sequence[str]) -> None:
+    """Print these in columns; the first is their head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _when(time_s: float) -> str:
+    """A time of the wall clock, in seconds since the epoch."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@key.command("revoke")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_with_settings("store")
+def key_revoke(settings: Settings, ids: tuple[str, ...]) -> None:
+    """Let nobody in by these keys any more. An ID may be the key itself, too."""
+    import asyncio
+
+    from nusku import audit
+    from nusku.auth import api_keys
+    from nusku.storage.registry import opened_registry
+
+    async def run(trail: audit.Audit | None) -> list[int]:
+        unknown = []
+        async with opened_registry(settings) as registry:
+            for n, one in enumerate(ids, 1):
+                id_ = await api_keys.revoke(registry, one)
+                if not id_:
+                    unknown.append(n)
+                elif trail is not None:
+                    trail.command("keys:revoke", id_)
+        return unknown
+
+    with audit.opened(settings) as trail:
+        unknown = asyncio.run(run(trail))
+    if unknown:
+        places = ", ".join(map(str, unknown))  # since they may be keys themselves
+        _refuse(f"there are no such keys: number {places} of those given; the others are revoked")
+
+
+@main.group()
+def quota() -> None:
+    """How much projects may have and ask for; with a server running or without."""
+
+
+_AMOUNTS = {
+    "queues": "Queues and topics.",
+    "messages": "Messages.",
+    "bytes": "Bytes of messages, as they are stored.",
+    "subscriptions": "Subscriptions.",
+    "requests": "Requests a second.",
+}
+
+
+def _amount(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    """A number, 0 for ``none``, -1 for ``default``; None where nothing is given."""
+    words = {None: None, "none": 0, "default": -1}
+    if text in words:
+        return words[text]
+    if not (text and text.isdecimal() and int(text[:20]) <= QUOTA_MAX):
+        raise click.BadParameter(f"{text!r} is no number up to {QUOTA_MAX}, none or default")
+    return int(text)
+
+
+def _with_amounts(command: Callable[..., None]) -> Callable[..., None]:
+    for name, what in reversed(_AMOUNTS.items()):
+        command = click.option(f"--{name}", metavar="N", callback=_amount, help=what)(command)
+    return command
+
+
+@quota.command("set")
+@click.argument("project")
+@_with_amounts
+@_with_settings("store")
+def quota_set(settings: Settings, project: str, **amounts: int | None) -> None:
+    """Say how much the project PROJECT may have. Servers heed it within two seconds.
+
+    N may be `none` for no limit, and `default` for what the settings say of all projects. What is not
+    named stays as it is.
+    """
+    import asyncio
+
+    from nusku import audit
+    from nusku.auth.names import legal_project
+    from nusku.broker import limits
+    from nusku.storage.registry import opened_registry
+
+    changes = {name: n for name, n in amounts.items() if n is not None}
+    if not changes:
+        _refuse("say how much of what, such as --messages 10000")
+    if not legal_project(project):
+        _refuse(f"{project!r} is no project's id")
+
+    async def run() -> None:
+        async with opened_registry(settings) as registry:
+            await limits.say(registry, project, changes)
+
+    with audit.opened(settings) as trail:
+        asyncio.run(run())
+        if trail is not None:
+            trail.command("quotas:set", project)
+
+
+@quota.command("unset")
+@click.argument("project")
+@_with_settings("store")
+def quota_unset(settings: Settings, project: str) -> None:
+    """Let the project PROJECT have what the settings say of all projects."""
+    import asyncio
+
+    from nusku import audit
+    from nusku.broker import limits
+    from nusku.storage.registry import opened_registry
+
+    async def run() -> None:
+        async with opened_registry(settings) as registry:
+            await limits.unsay(registry, project)
+
+    with audit.opened(settings) as trail:
+        asyncio.run(run())
+        if trail is not None:
+            trail.command("quotas:unset", project)
+
+
+@quota.command("show")
+@click.argument("project", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+@_with_settings("store")
+def quota_show(settings: Settings, project: str | None, as_json: bool) -> None:
+    """Show what is in force: for all projects of which something was said, or for PROJECT.
+
+    What the settings say of all the others comes first, as `*`. A server may have other settings.
+    """
+    import asyncio
+    import json
+
+    from nusku.broker import limits
+    from nusku.storage.registry import opened_registry
+
+    async def run() -> dict[str, dict[str, int]]:
+        async with opened_registry(settings) as registry:
+            return await limits.in_force(registry, settings, project)
+
+    found = asyncio.run(run())
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    rows = [
+        (name, *(str(amounts[what] or "none") for what in _AMOUNTS))
+        for name, amounts in found.items()
+    ]
+    _table(("PROJECT", *map(str.upper, _AMOUNTS)), *rows)

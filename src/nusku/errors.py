@@ -142,11 +142,37 @@ class PoolInUse(NuskuError):
     title = "Unable to delete"
 
 
+class Unauthorized(NuskuError):
+    """No credentials came with the request, or they are wrong, have expired or were withdrawn.
+
+    `WWW-Authenticate` says which are taken. The body has the form that clients of OpenStack know:
+    `{"error": {"code": 401, "title": "Unauthorized", "message": "..."}}`.
+    """
+
+    status = 401
+    title = "Unauthorized"
+
+    def __init__(self, why: str, challenge: str) -> None:
+        """``why`` is for logs, and not told to the caller; ``challenge`` for the header."""
+        super().__init__("The request you have made requires authentication.")
+        self.why = why
+        self.challenge = challenge
+
+
 class Forbidden(NuskuError):
     """The policy does not let this caller do that."""
 
     status = 403
     title = "Not authorized"
+
+
+class QuotaExceeded(NuskuError):
+    """The project may not have more of this: queues, messages, bytes of messages, or subscriptions.
+    The text says how many it may have, and has. Nothing was added. Remove some, or ask the operator.
+    """
+
+    status = 403
+    title = "Quota exceeded"
 
 
 class NotFound(NuskuError):
@@ -187,6 +213,24 @@ class Unavailable(NuskuError):
 
     def __init__(self, detail: str = "The storage did not answer.") -> None:
         super().__init__(f"{detail} Please try again in a few seconds.")
+        self.retry_after_s = 1
+
+
+class RateExceeded(Unavailable):
+    """The project makes more requests than it may. `Retry-After` says when there is room for one
+    again. The request had no effect.
+    """
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class Unreadable(Unavailable):
+    """A message of an encrypted queue cannot be decrypted: it was altered in the store, or the key
+    that it needs is not among those that the server knows. The text says which message, the log
+    also why. It can be deleted.
+    """
 
 
 class StoreFull(Unavailable):

@@ -122,13 +122,14 @@ class RequestLog:
     """One line for each request answered; on the path of every request, so it costs little.
 
     Lines gather while the event loop is busy and are written together, at the latest after
-    ``FLUSH_INTERVAL_S``; a failed request (5xx) at once. To be used from the loop's thread.
+    ``FLUSH_INTERVAL_S``; a failed request (5xx) at once. To be used from the loop's thread. Into
+    ``sink`` others may write whole lines too.
     """
 
     def __init__(
         self, sink: Sink, *, json: bool, level: str, now: Callable[[], float] = time.time
     ) -> None:
-        self._sink = sink
+        self.sink = sink
         self._now = now
         self._second = -1
         self._second_text = ""
@@ -180,11 +181,11 @@ class RequestLog:
             self._timer = None
         if self._lines:
             self._lines.append(b"")
-            self._sink.put(b"\n".join(self._lines))
+            self.sink.put(b"\n".join(self._lines))
             self._lines.clear()
         else:
-            self._sink.flush()
-        if self._sink.backlog_bytes:
+            self.sink.flush()
+        if self.sink.backlog_bytes:
             self._schedule()
 
     def close(self) -> None:
@@ -193,7 +194,7 @@ class RequestLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._sink.flush(CLOSE_PATIENCE_MS)
+        self.sink.flush(CLOSE_PATIENCE_MS)
 
     def _schedule(self) -> None:
         try:

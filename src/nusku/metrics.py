@@ -21,6 +21,8 @@ from prometheus_client.registry import Collector
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+MESSAGE_EVENTS = ("posted", "claimed", "deleted", "popped", "dead_lettered", "expired")
+
 
 class Histogram:
     """Counts of values up to each bound, and their sum."""
@@ -53,8 +55,10 @@ class Metrics(Collector):
         self.durations: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(SECONDS))
         self.served = 0
         self.serving_s = 0.0
-        self.messages: defaultdict[str, int] = defaultdict(int)
+        self.messages = dict.fromkeys(MESSAGE_EVENTS, 0)
         self.deliveries: defaultdict[str, int] = defaultdict(int)
+        self.unreadable: defaultdict[str, int] = defaultdict(int)
+        self.limited: defaultdict[str, int] = defaultdict(int)
         self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.attempt_durations = Histogram(SECONDS)
         self.batches = Histogram(SIZES)
@@ -108,6 +112,21 @@ class Metrics(Collector):
         for event, n in self.messages.items():
             messages.add_metric([event], n)
         yield messages
+        unreadable = CounterMetricFamily(
+            "nusku_unreadable_messages",
+            "Encrypted messages that could not be decrypted, each time: unknown_key, tampered.",
+            labels=["reason"],
+        )
+        for why, n in self.unreadable.items():
+            unreadable.add_metric([why], n)
+        yield unreadable
+        limited = CounterMetricFamily(
+            "nusku_limited", "What was refused by a limit of its project: quota, rate.",
+            labels=["limit"],
+        )  # fmt: skip
+        for limit, n in self.limited.items():
+            limited.add_metric([limit], n)
+        yield limited
         deliveries = CounterMetricFamily(
             "nusku_deliveries",
             "Deliveries to subscribers by what happened to them: queued, delivered, retried, given_up.",

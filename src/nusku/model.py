@@ -3,19 +3,45 @@
 Times are integers: ``…_ms`` milliseconds since the epoch, ``…_s`` seconds.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
+PROJECT_MAX = 256  # characters of a project's name
+
 # Queues and topics are the service's; on the others it tells itself what to tell subscribers.
 Kind = Literal["queue", "topic", "notice", "delivery", "failed"]
 
 
-class Context(msgspec.Struct, frozen=True, gc=False):
-    """Who asks: made by ``auth`` from a request, the same for every transport.
+class Caller(msgspec.Struct, frozen=True, gc=False):
+    """Who asks, as it was proved: by a token, a key or a signature, which ``scheme`` names.
 
-    ``user`` and ``token`` are empty where nobody logs in.
+    ``project`` is empty where the proof is for none. Names and domains are for policies and logs,
+    and empty where the proof does not tell. A proof is void from ``expires_s`` on, in seconds since
+    the epoch.
+    """
+
+    project: str
+    roles: frozenset[str]
+    scheme: str
+    user: str = ""
+    user_name: str = ""
+    user_domain: str = ""
+    project_name: str = ""
+    project_domain: str = ""
+    domain: str = ""
+    system: str = ""
+    is_admin_project: bool = False
+    expires_s: float = math.inf
+
+
+class Context(msgspec.Struct, frozen=True, gc=False):
+    """Who asks for what: made by ``auth`` from a request, the same for every transport.
+
+    ``user`` and ``token`` are empty where nobody logs in; ``caller`` is None where everybody is
+    believed. ``project`` is the one that is acted on, which by a ``grant`` may be another's.
     """
 
     project: str
@@ -23,6 +49,8 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     roles: frozenset[str]
     user: str = ""
     token: str = ""
+    caller: Caller | None = None
+    grant: "Granted | None" = None
 
     def __repr__(self) -> str:
         """Without the token."""
@@ -52,6 +80,14 @@ def home(key: QueueKey) -> str:
             return f"subscription/{key.name}"
         case kind:
             return f"{kind}/{key.name.removeprefix('import/')}"
+
+
+class Granted(NamedTuple):
+    """The one operation on the one queue that somebody of ``project`` may do, whatever the policy."""
+
+    action: str
+    key: QueueKey
+    project: str
 
 
 class QueueRef(NamedTuple):
@@ -154,6 +190,14 @@ class Occupied(NamedTuple):
     key: QueueKey
     messages: int
     oldest_ms: int
+
+
+class Weight(NamedTuple):
+    """Live messages, and the bytes of their bodies, up to the position ``through``."""
+
+    messages: int
+    bytes: int
+    through: int
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -18,10 +19,10 @@ import uvicorn
 import uvloop
 
 import nusku
-from nusku import http, keys, notify, workers
+from nusku import audit, auth, http, keys, notify, tls, workers
 from nusku.addresses import Addresses
-from nusku.auth import Trusts
-from nusku.broker import Broker, Pools
+from nusku.auth import Authentication, Trusts
+from nusku.broker import Broker, Pools, policy
 from nusku.config import ConfigError, Settings, masked
 from nusku.errors import StoreRefused, Unavailable
 from nusku.logs import RequestLog, configure
@@ -34,6 +35,8 @@ from nusku.storage import (
     endpoints,
     open_store,
 )
+from nusku.storage.registry import Mirror
+from nusku.websocket import Sockets
 
 log = structlog.get_logger("nusku.server")
 
@@ -49,29 +52,42 @@ def run(settings: Settings) -> int:
 
     0 after a clean stop, 1 when the store failed, 2 when the start was refused.
     """
+    listeners: list[socket.socket] = []
+    port = settings.port
     try:
-        listener = _listen(settings.host, settings.port)
+        tls.check(settings)
+        policy.check(settings)
+        listeners.append(_listen(settings.host, port))
+        if settings.websocket_port:
+            port = settings.websocket_port
+            listeners.append(_listen(settings.host, port))
+    except ConfigError as error:
+        return _refuse(*error.problems)
     except OSError as error:
-        return _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+        _close(listeners)
+        return _refuse(f"cannot listen on {settings.host}:{port}: {error.strerror}")
     if settings.workers == 1:
-        return _run_one(settings, listener, None)
+        return _run_one(settings, listeners, None)
     # Of one listener for all, whoever wakes first takes all that come at once; and connections stay
-    # where they are. The parent's holds the port and does not listen.
-    reserved = _another(listener)
+    # where they are. The parent's hold the ports and do not listen.
+    reserved = [_another(listener) for listener in listeners]
     return workers.supervise(
         settings.workers,
-        reserved,
-        lambda worker: _run_one(settings, _another(reserved, 4096), worker),
+        reserved[0],
+        lambda worker: _run_one(settings, [_another(each, 4096) for each in reserved], worker),
+        partial(_announce, encrypted=bool(settings.tls_certificate)),
     )
 
 
-def _run_one(settings: Settings, listener: socket.socket, worker: workers.Worker | None) -> int:
+def _run_one(
+    settings: Settings, listeners: list[socket.socket], worker: workers.Worker | None
+) -> int:
     request_log = configure(settings.log_level, settings.log_format)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # we say ourselves that we start
     # The commit thread must not wait long for the loop's thread to let go of the interpreter.
     sys.setswitchinterval(0.0002)
     try:
-        return uvloop.run(_serve(settings, listener, worker, request_log))
+        return uvloop.run(_serve(settings, listeners, worker, request_log))
     finally:
         request_log.close()
 
@@ -80,10 +96,15 @@ class Server(uvicorn.Server):
     """uvicorn's, stopping when told, with a status."""
 
     def __init__(
-        self, config: uvicorn.Config, broker: Broker, worker: workers.Worker | None
+        self,
+        config: uvicorn.Config,
+        broker: Broker,
+        worker: workers.Worker | None,
+        certificates: tls.Certificates | None,
     ) -> None:
         super().__init__(config)
         self.status = 0
+        self.certificates = certificates
         self._broker = broker
         self._worker = worker
 
@@ -99,14 +120,25 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        # uvicorn's, which leaves TLS to the loop; `nusku.tls` says why we don't.
+        protocol: Any = self.config.http_protocol_class
+        serve = partial(
+            protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        begin = self.certificates.over_tls(serve) if self.certificates else serve
+        loop, backlog = asyncio.get_running_loop(), self.config.backlog
+        self.servers = [
+            await loop.create_server(begin, sock=each, backlog=backlog) for each in sockets or ()
+        ]
+        self.started = True
         if self._worker is not None:
             self._worker.watch(lambda: self.stop(0))
             self._worker.listening()
             return
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        print(f"nusku listening on {url}", flush=True)  # noqa: T201 - the one line on stdout
+        _announce(self.servers[0].sockets[0], encrypted=self.certificates is not None)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._broker.waiting.close()
@@ -125,12 +157,13 @@ class Server(uvicorn.Server):
 
 async def _serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     worker: workers.Worker | None,
     request_log: RequestLog,
 ) -> int:
     metrics = Metrics()
-    ours = [(settings.host, listener.getsockname()[1]), *endpoints(settings.store)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    ours = [*((settings.host, port) for port in ports), *endpoints(settings.store)]
 
     async def open_pool(uri: str, options: Mapping[str, Any]) -> Store:
         ours.extend(one for one in endpoints(uri) if one not in ours)
@@ -140,13 +173,13 @@ async def _serve(
     try:
         own = await open_store(settings.store, None, StoreOptions.of(settings), metrics)
     except StoreRefused as error:
-        listener.close()
+        _close(listeners)
         return _refuse(str(error))
     try:
         await copying.refuse_unfinished(own)
-        signing_key = keys.signing_key(settings)
+        signing_key, ring = keys.signing_key(settings), keys.ring(settings)
     except (StoreRefused, Unavailable) as error:
-        listener.close()
+        _close(listeners)
         await own.close()
         return _refuse(str(error))
     log.info(
@@ -154,8 +187,9 @@ async def _serve(
         version=nusku.__version__,
         store=masked(settings.store),
         guarantee=own.guarantee,
-        auth=settings.auth,
+        auth=",".join(settings.auth),
     )
+    registry = Mirror(own.registry)
     trusts = Trusts(settings)
     addresses = Addresses(settings, own=ours)
     rng = random.SystemRandom()
@@ -168,15 +202,39 @@ async def _serve(
         signing_key=signing_key,
         trusts=trusts,
         addresses=addresses,
+        ring=ring,
+        registry=registry,
     )
     try:
         senders = notify.build(settings, addresses, trusts)
         notifier = notify.Notifier(broker, senders, settings, metrics, _attempts_max(settings))
-        server = _build(settings, broker, signing_key, metrics, request_log, worker)
-        async with _figures(worker, metrics):
-            return await _run(server, pools, notifier, listener, settings.shutdown_timeout)
+        with audit.opened(settings, request_log.sink) as trail:
+            async with (
+                auth.opened(settings, signing_key, registry) as authentication,
+                _figures(worker, metrics),
+                registry.kept(),
+                broker.quotas.kept(),
+                broker.rates.kept(),
+                policy.kept(settings),
+                keys.kept(ring),
+            ):
+                certificates = tls.certificates(settings)
+                server = _build(
+                    settings,
+                    broker,
+                    authentication,
+                    metrics,
+                    request_log,
+                    trail,
+                    worker,
+                    certificates,
+                    ports[0],
+                )
+                return await _run(server, pools, notifier, listeners, settings.shutdown_timeout)
     except ConfigError as error:
         return _refuse(*error.problems)
+    except StoreRefused as error:
+        return _refuse(str(error))
     finally:
         await broker.moving.close()
         await trusts.close()
@@ -209,10 +267,13 @@ def _attempts_max(settings: Settings) -> int:
 def _build(
     settings: Settings,
     broker: Broker,
-    signing_key: str,
+    authentication: Authentication,
     metrics: Metrics,
     request_log: RequestLog,
+    trail: audit.Audit | None,
     worker: workers.Worker | None,
+    certificates: tls.Certificates | None,
+    port: int,
 ) -> Server:
     openapi: dict[str, Any] = {}
 
@@ -226,10 +287,24 @@ def _build(
 
     system = http.SystemHandlers(broker, settings, figures, document, http.page)
     # Request ids only have to differ; asking the system for randomness each time would cost more.
-    app = http.build(broker, settings, metrics, request_log, system, random.Random(), signing_key)  # noqa: S311
+    rng = random.Random()  # noqa: S311
+    app, pacing = http.build(
+        broker, settings, metrics, request_log, system, rng, authentication, trail
+    )
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    sockets = Sockets(
+        broker,
+        settings,
+        authentication,
+        metrics,
+        request_log,
+        trail,
+        settings.public_url.rstrip("/") or f"http://{host}:{port}",
+    )
     config = uvicorn.Config(
         app,
-        http=http.protocol(settings),
+        interface="asgi3",
+        http=http.protocol(settings, pacing, sockets),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -239,9 +314,15 @@ def _build(
         backlog=4096,
         timeout_graceful_shutdown=int(settings.shutdown_timeout),
     )
-    server = Server(config, broker, worker)
+    server = Server(config, broker, worker, certificates)
     connections = server.server_state.connections
     metrics.gauge("nusku_waiters", "Requests that wait for messages.", lambda: len(broker.waiting))
+    metrics.gauge("nusku_websockets", "Open WebSockets.", lambda: len(sockets))
+    metrics.gauge(
+        "nusku_event_streams",
+        "Queues that are followed as event streams.",
+        lambda: len(broker.waiting.at_close),
+    )
     metrics.gauge("nusku_connections", "Open connections.", lambda: len(connections))
     return server
 
@@ -250,7 +331,7 @@ async def _run(
     server: Server,
     pools: Pools,
     notifier: notify.Notifier,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     shutdown_timeout_s: int,
 ) -> int:
     duties = [
@@ -258,13 +339,15 @@ async def _run(
         asyncio.create_task(http.sweep_for_ever(server.server_state.connections)),
         asyncio.create_task(_watch(pools.own, server)),
     ]
+    if server.certificates is not None:
+        duties.append(asyncio.create_task(server.certificates.watch_for_ever()))
     notifier.start()
     # What lives from here on is made by requests; the rest need not be looked at again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners)
     finally:
         await notifier.stop(min(shutdown_timeout_s, ATTEMPTS_PATIENCE_S))
         for duty in duties:
@@ -308,6 +391,11 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _close(listeners: list[socket.socket]) -> None:
+    for listener in listeners:
+        listener.close()
+
+
 def _another(listener: socket.socket, backlog: int = 0) -> socket.socket:
     """A socket on the same port that the kernel shares with its like; the first one is closed.
 
@@ -323,6 +411,12 @@ def _another(listener: socket.socket, backlog: int = 0) -> socket.socket:
         another.listen(backlog)
     another.setblocking(False)
     return another
+
+
+def _announce(listener: socket.socket, *, encrypted: bool) -> None:
+    host, port = listener.getsockname()[:2]
+    url = f"http{'s' if encrypted else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"nusku listening on {url}", flush=True)  # noqa: T201 - the one line on stdout
 
 
 def _refuse(*problems: str) -> int:

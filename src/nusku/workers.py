@@ -109,10 +109,18 @@ class _Together(Collector):
         yield from families.values()
 
 
-def supervise(workers: int, listener: socket.socket, serve: Callable[[Worker], int]) -> int:
-    """Run ``serve`` in that many processes until told to stop; return the worst of their statuses."""
+def supervise(
+    workers: int,
+    listener: socket.socket,
+    serve: Callable[[Worker], int],
+    announce: Callable[[socket.socket], None],
+) -> int:
+    """Run ``serve`` in that many processes until told to stop; return the worst of their statuses.
+
+    ``announce`` is called when all of them listen.
+    """
     with tempfile.TemporaryDirectory(prefix="nusku-workers-") as directory:
-        return _Parent(workers, listener, serve, Path(directory)).run()
+        return _Parent(workers, listener, serve, announce, Path(directory)).run()
 
 
 class _Parent:
@@ -123,10 +131,12 @@ class _Parent:
         workers: int,
         listener: socket.socket,
         serve: Callable[[Worker], int],
+        announce: Callable[[socket.socket], None],
         directory: Path,
     ) -> None:
         self._listener = listener
         self._serve = serve
+        self._announce = announce
         self._directory = directory
         self._wanted = workers
         self._running: dict[int, tuple[int, float]] = {}  # by process: number, start
@@ -143,9 +153,7 @@ class _Parent:
         os.close(self._ready_write)
         self._ready_write = -1  # those that follow must not write to what has this number then
         if self._all_listen():
-            host, port = self._listener.getsockname()[:2]
-            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            print(f"nusku listening on {url}", flush=True)  # noqa: T201 - the one line on stdout
+            self._announce(self._listener)
         while self._running:
             self._buried(*os.waitpid(-1, 0))
         return self._status

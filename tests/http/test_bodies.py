@@ -25,6 +25,8 @@ from tests.live import (
     raw_request,
 )
 
+pytestmark = pytest.mark.embedded  # about no store at all
+
 INVALID_BODY = "Invalid request body"
 BIG = 2**63
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.live import Api, LiveServer, expect, raw_exchange
 
+pytestmark = pytest.mark.embedded  # about no store at all
+
 QUEUE = "/v2/queues/{queue_name}"
 MESSAGES = f"{QUEUE}/messages"
 CLAIMS = f"{QUEUE}/claims"

@@ -10,6 +10,8 @@ import pytest
 
 from tests.live import PATCH_TYPE, QUEUES, Api, expect
 
+pytestmark = pytest.mark.embedded  # about no store at all
+
 Cause = Callable[[Api], httpx.Response]
 
 CAUSES: dict[str, tuple[int, str, Cause]] = {

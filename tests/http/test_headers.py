@@ -13,6 +13,8 @@ import pytest
 
 from tests.live import QUEUES, TOPICS, Api, Kind, LiveServer, expect, raw_exchange
 
+pytestmark = pytest.mark.embedded  # about no store at all
+
 GOOD_ID = "3381af92-2b9e-11e3-b191-71861300734c"
 REQUEST_ID = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FORM = "application/x-www-form-urlencoded"

@@ -15,11 +15,16 @@ from typing import Any
 import pytest
 
 from nusku.broker import pools
+from nusku.broker.codec import Codec
+from nusku.broker.limits import Limits
 from nusku.broker.moving import Moving
 from nusku.broker.pools import Pools
 from nusku.broker.queues import Queue, Queues
+from nusku.broker.quotas import Quotas
+from nusku.broker.usage import Usage
 from nusku.config import Settings
 from nusku.errors import Conflict, NuskuError, PoolInUse, Unavailable
+from nusku.keyring import Ring
 from nusku.metrics import Metrics
 from nusku.model import Context, Draft, QueueKey, Record
 from nusku.storage import Store, StoreOptions, open_store
@@ -88,7 +93,10 @@ class Node:
     def __init__(self, own: Store, stores: Stores, rng: random.Random) -> None:
         settings = Settings(store="postgresql://own/own")
         self.pools = Pools(own, stores.open, settings, rng)
-        self.queues = Queues(self.pools, own.records, settings, rng)
+        limits, measure = Limits(settings, None), Usage(self.pools, own.records).of
+        quotas = Quotas(limits, own, measure, rng, Metrics(), flight_s=1)
+        codec = Codec(Ring(), Metrics())
+        self.queues = Queues(self.pools, own.records, codec, quotas, settings, rng)
         moving = Moving(self.pools, own.records)
         self.queues.move, self.queues.rescue = moving.move, moving.rescue
         self.pools.unplace, self.pools.drain_step = moving.unplace, moving.drain_step

@@ -6,6 +6,8 @@ import pytest
 
 from tests.live import Api, expect, raw_exchange
 
+pytestmark = pytest.mark.embedded  # about no store at all
+
 INVALID = "Invalid parameter"
 TRUE = ["true", "True", "t", "yes", "y", "1", "on"]
 FALSE = ["false", "False", "f", "no", "n", "0", "off"]

@@ -120,6 +120,7 @@ ACCEPTED: list[tuple[str, Any]] = [
     (COUNT, -5),
     (COUNT, 2**62),
     (ENCRYPT, False),
+    (ENCRYPT, True),
     (RETRY, {}),
     (RETRY, {"unknown": "member"}),
     (RETRY, {"minimum_delay": 5, "maximum_delay": 15}),
@@ -227,15 +228,6 @@ def test_the_reserved_keys_of_topics_have_the_same_ranges(key: str, value: Any, 
 def test_true_is_taken_as_one(key: str, api: Api) -> None:
     expect(api.create("q", {key: True}), 201)
     assert expect(api.show("q"), 200)[key] == 1
-
-
-def test_encryption_is_refused_for_now(either: Api) -> None:
-    expect(either.create("q", {ENCRYPT: True}), 400)
-    assert either.names() == []
-    expect(either.create("q"), 201)
-    operation = {"op": "add", "path": f"/metadata/{ENCRYPT}", "value": True}
-    expect(either.patch("q", [operation]), 400)
-    assert expect(either.show("q"), 200) == either.kind.defaults
 
 
 @pytest.mark.parametrize(

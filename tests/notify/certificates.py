@@ -42,16 +42,29 @@ class Certificates:
             "self-signed": (HERE, 365, False),
         }
 
+    def close(self) -> None:
+        self._folder.cleanup()
+
     def context(self, kind: str) -> ssl.SSLContext:
         """For a server: `tls`, `wrong-host`, `expired` or `self-signed`."""
         names, days, by_ca = self._kinds[kind]
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._build(kind, key, names, days, by_ca=by_ca)
         file = Path(self._folder.name, f"{kind}.pem")
-        file.write_bytes(pem(certificate) + private(key))
+        file.write_bytes(b"".join(self.issue(kind, names, days, by_ca=by_ca)))
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(file)
         return context
+
+    def issue(
+        self,
+        subject: str,
+        names: list[x509.GeneralName] = HERE,
+        days: int = 365,
+        *,
+        by_ca: bool = True,
+    ) -> tuple[bytes, bytes]:
+        """A new certificate and its key, as PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return pem(self._build(subject, key, names, days, by_ca=by_ca)), private(key)
 
     def _build(
         self,

@@ -353,6 +353,7 @@ def test_another_subscriber_has_to_agree_for_itself(api: Api, farm: Farm) -> Non
     one.patch(ttl=4000, options={"mine": 1})
     assert one.show()["confirmed"] is True
     quiet(api, farm, one)
+    farm.wait_for(3, path="/ok/new")
     assert told(farm.to("/ok/new")[2:]) == ["last"]
 
 

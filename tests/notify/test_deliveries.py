@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -312,8 +313,9 @@ def test_purged_subscriptions_hear_nothing_more(either: Api, farm: Farm) -> None
     either.post_bodies("q", "not heard")
     farm.release()
     all_told(either, farm, "q")
-    assert set(told(farm.requests)) == {"heard", "the last one"}
-    assert len(farm.requests) == 122
+    # Of other tests somebody may still be tried again.
+    heard = [body for body in told(farm.requests) if isinstance(body, str)]
+    assert Counter(heard) == {"heard": 121, "the last one": 1}
 
 
 def test_a_purge_of_messages_leaves_subscriptions(either: Api, farm: Farm) -> None:

@@ -253,7 +253,7 @@ class Rig:
         self.notifier = Notifier(self.broker, {"http": self.sender}, self.settings, metrics, 100)
         if sending:
             self.notifier.start()
-        self._unmeddled = Deliveries(store.messages)
+        self._unmeddled = Deliveries(store.messages, self.broker.codec)
         self._plain: Store = store
         loop.rigs.append(self)
         return self

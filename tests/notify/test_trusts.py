@@ -15,8 +15,8 @@ from nusku.auth import trusts as module
 from nusku.auth.trusts import Trusts
 from nusku.config import Settings
 from nusku.errors import TrustFailed
+from tests.fake_keystone import Keystone, User, parsed
 from tests.live import LiveServer
-from tests.notify.keystone import Keystone, User, parsed
 from tests.notify.live import OPEN, subscribe
 from tests.notify.receivers import Farm
 

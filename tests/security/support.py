@@ -171,8 +171,13 @@ def _finals(received: bytes) -> int:
     return len(split_answers(received)[0])
 
 
-def split_answers(data: bytes) -> tuple[list[Answer], list[int], bytes]:
-    """The complete final answers in these bytes, the statuses of the interim ones, and the rest."""
+def split_answers(
+    data: bytes, *, heads_only: bool = False
+) -> tuple[list[Answer], list[int], bytes]:
+    """The complete final answers in these bytes, the statuses of the interim ones, and the rest.
+
+    With ``heads_only`` an answer may have none of the bytes that it tells of, as those to HEAD do.
+    """
     answers: list[Answer] = []
     interim: list[int] = []
     while data:
@@ -191,7 +196,8 @@ def split_answers(data: bytes) -> tuple[list[Answer], list[int], bytes]:
             interim.append(status)
             data = rest
             continue
-        if status in {204, 304}:
+        bodiless = heads_only and (not rest or rest.startswith(b"HTTP/1.1 "))
+        if status in {204, 304} or bodiless:
             body, data = b"", rest
         elif headers.get("transfer-encoding") == "chunked":
             unchunked = _unchunked(rest)

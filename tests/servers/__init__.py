@@ -18,6 +18,7 @@ says so, or fails where ``TEST_STORES=all``.
                 ``failover()``, ``wait_until_whole()``
 ``sentinel``    ``Sentinels``: master, replica and three that watch; ``master()``,
                 ``failover()``, ``wait_for_another()``
+``keystone``    ``Keystone``: ``add_user()``, ``add_project()``, ``assign()``, ``token()``, ``revoke()``
 ``stores``      ``store_in(kind, folder)``: the URI of an empty store, by the kind's name
 
 By default servers keep their files in memory, so that an fsync costs nothing; where the time of a

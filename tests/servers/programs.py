@@ -64,19 +64,33 @@ def pgbouncer() -> Path:
     return program
 
 
+KEYSTONE = Path(sys.prefix) / "keystone"
+"""A virtual environment of its own, since its packages are not to mix with those that we import."""
+
+
+@cache
+def keystone_python() -> Path:
+    """The Python that has a Keystone."""
+    program = _first(KEYSTONE / "bin" / "python")
+    if program is None or not (KEYSTONE / "bin" / "keystone-manage").exists():
+        raise Missing("there is no Keystone: make servers installs it")
+    return program
+
+
 SERVERS: Mapping[str, Callable[[], Path]] = {
     "PostgreSQL": postgres_folder,
     "Redis": redis_server,
     "PgBouncer": pgbouncer,
+    "Keystone": keystone_python,
 }
 
 
-def missing() -> list[str]:
-    """What cannot be started here, as sentences."""
+def missing(*names: str) -> list[str]:
+    """What cannot be started here, as sentences: of these, or of all."""
     found = []
-    for program in SERVERS.values():
+    for name in names or SERVERS:
         try:
-            program()
+            SERVERS[name]()
         except Missing as why:
             found.append(str(why))
     return found

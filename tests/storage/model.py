@@ -393,6 +393,7 @@ class Model:
         attributes: Mapping[int, bytes],
         claim: str | None,
         given: list[int],
+        bodies: Mapping[int, bytes],
     ) -> None:
         """Check the new positions that were given, and move."""
         goal = self.lane(target)
@@ -409,6 +410,7 @@ class Model:
             goal.top = position
             new = replace(row, position=position, dedup=None, claim=None, visible_ms=0)
             new.attributes = attributes.get(row.position, row.attributes)
+            new.body = bodies.get(row.position, row.body)
             if ttl_s is not None:
                 new.ttl_s, new.expires_ms = ttl_s, self.clock() + ttl_s * 1000
             goal.rows.append(new)

@@ -245,4 +245,4 @@ def test_answers_do_not_depend_on_the_size_of_sqlites_chunks(
 def test_many_more_random_operations_on_records_are_answered_as_by_the_model(
     backend: str,
 ) -> None:
-    play(backend, examples=80 if backend == "sqlite" else 40, steps=60)
+    play(backend, examples=80 if backend == "sqlite" else 25, steps=60)

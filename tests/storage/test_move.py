@@ -60,6 +60,16 @@ async def test_a_moved_message_gets_the_attributes_given_for_it(house: House, pa
     assert [message.attributes for message in await house.all(dead)] == [b"A", b"old", b"C"]
 
 
+async def test_a_moved_message_gets_the_body_given_for_it(house: House, pair: Pair) -> None:
+    work, dead = pair
+    given = await house.post(work, "a", "b", "c")
+    new = {given[0]: b"\x01\xff\x00" * 20_000, given[2]: b"C", 10**9: b"nobody's"}
+    moved = await house.messages.move(work, given, dead, None, {given[1]: b"x"}, bodies=new)
+    found = await house.messages.get(dead, moved)  # and it is not taken for a damaged one
+    assert [message.body for message in found.messages] == [new[given[0]], b"b", b"C"]
+    assert [message.attributes for message in found.messages] == [None, b"x", None]
+
+
 async def test_without_a_ttl_a_moved_message_lives_as_long_as_it_had_left(
     house: House, pair: Pair
 ) -> None:

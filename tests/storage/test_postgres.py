@@ -313,15 +313,29 @@ async def test_a_schema_has_a_plain_name(server: Postgres, name: str) -> None:
 
 async def test_a_newer_schema_is_refused(server: Postgres) -> None:
     uri = server.create()
-    assert "created, version 1" in migrate_store(uri)
+    assert f"created, version {schema.VERSION}" in migrate_store(uri)
     assert "up to date" in migrate_store(uri)
     name = uri.rsplit("/", 1)[1]
     server.execute("UPDATE nusku.meta SET value = 99 WHERE name = 'version'", name)
     for attempt in (inspect_store, migrate_store):
-        with pytest.raises(StoreRefused, match="has schema version 99; this nusku knows up to 1"):
+        with pytest.raises(
+            StoreRefused, match=f"has schema version 99; this nusku knows up to {schema.VERSION}"
+        ):
             attempt(uri)
     with pytest.raises(StoreRefused, match="schema version 99"):
         await open_store(uri, None, StoreOptions(), Metrics())
+
+
+async def test_functions_of_an_older_version_are_made_anew(server: Postgres) -> None:
+    uri = server.create()
+    migrate_store(uri)
+    name = uri.rsplit("/", 1)[1]
+    server.execute("DROP FUNCTION nusku.holdings", name)
+    server.execute("UPDATE nusku.meta SET value = 1 WHERE name = 'version'", name)
+    assert "from version 1" in migrate_store(uri)
+    store = await open_store(uri, None, StoreOptions(), Metrics())
+    assert not await store.messages.holdings("p")
+    await store.close()
 
 
 async def test_a_schema_of_another_program_is_refused_and_left_alone(server: Postgres) -> None:

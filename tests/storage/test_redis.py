@@ -14,6 +14,7 @@ from nusku.metrics import Metrics
 from nusku.model import Draft, QueueKey, QueueRef
 from nusku.storage import Removal, StoreOptions, inspect_store, migrate_store, open_store
 from nusku.storage.redis.calls import LANES
+from nusku.storage.redis.keys import key_of, lane_name
 from nusku.storage.redis.messages import RedisMessages
 from nusku.storage.redis.scripts import lanes
 from tests.servers.process import free_port
@@ -47,6 +48,28 @@ async def fresh(server: Redis, **options: object) -> AsyncIterator[House]:
     server.flush()
     async with node(server, **options) as house:
         yield house
+
+
+# Projects
+
+
+async def test_what_others_have_is_not_looked_at_for_the_quota_of_one(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def look(name: str) -> QueueKey | None:
+        looked.append(name)
+        return key_of(name)
+
+    async with fresh(server) as house:
+        await house.post(await house.queue("mine", "p1"), "a")
+        for n in range(30):
+            await house.post(await house.queue("theirs", f"p1{n}"), "a")
+        monkeypatch.setattr("nusku.storage.redis.busy.key_of", look)
+        (held,) = await house.messages.holdings("p1")
+    assert held.ref.key.name == "mine"
+    assert looked == [lane_name(held.ref.key)]
 
 
 # Nodes

@@ -8,6 +8,7 @@ part of an error or a log line.
 
 import asyncio
 import re
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
+from nusku.auth.headers import TOKEN
 from nusku.config import Settings
 from nusku.errors import TrustFailed
 
@@ -30,8 +32,6 @@ ANSWER_BYTES_MAX = 1_048_576
 EXPIRES_IN_S_MAX = 3_153_600_000  # a hundred years: dates end with the year 9999
 
 _ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
-# What may stand in a header without changing the request.
-_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
 
 class _User(msgspec.Struct):
@@ -81,6 +81,7 @@ class Trusts:
         self._password = settings.trustee_user_password
         self._domain = settings.trustee_user_domain_name
         self._now = now
+        self._ca_file = settings.keystone_ca_file
         self._http: aiohttp.ClientSession | None = None
         self._logins: OrderedDict[str, _Login] = OrderedDict()
         self._pending: dict[str, asyncio.Task[_Login]] = {}
@@ -98,7 +99,7 @@ class Trusts:
             expires_in_s: how long.
         """
         names = list(dict.fromkeys(name for role in roles if (name := role.strip())))
-        if not (user_id and project_id and names and _TOKEN.fullmatch(token)):
+        if not (user_id and project_id and names and TOKEN.fullmatch(token)):
             raise TrustFailed(
                 "A trust needs a user who is logged in to a project with at least one role."
             )
@@ -234,7 +235,7 @@ class Trusts:
             expires_s = datetime.fromisoformat(given.expires_at).timestamp()
         except ValueError:
             expires_s = 0.0
-        if not _TOKEN.fullmatch(token):
+        if not TOKEN.fullmatch(token):
             raise TrustFailed("Keystone gave no token that can be used.")
         return _Login(token, given.user.id, expires_s - EARLY_S)
 
@@ -253,9 +254,15 @@ class Trusts:
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Send one request; return status, headers and body of the answer."""
         if self._http is None:
+            try:
+                authorities = ssl.create_default_context(cafile=self._ca_file or None)
+            except OSError:  # ssl.SSLError is one
+                raise TrustFailed("keystone_ca_file cannot be used.") from None
             # No cookies, no proxies from the environment, no second host.
             self._http = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), cookie_jar=aiohttp.DummyCookieJar()
+                connector=aiohttp.TCPConnector(ssl=authorities),
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         sent = {"Accept": "application/json", **headers}
         data = None

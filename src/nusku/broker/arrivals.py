@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nusku.addresses import Addresses
-from nusku.broker import codec, ids, rules, subscribers
+from nusku.broker import ids, subscribers
+from nusku.broker.codec import Attributes, Codec, checksum
 from nusku.broker.notices import make
 from nusku.broker.pools import Pools
 from nusku.broker.queues import SUBSCRIPTION, Queue, Queues, subscriptions_of
@@ -86,6 +87,7 @@ class Arrivals:
         self,
         pools: Pools,
         queues: Queues,
+        codec: Codec,
         settings: Settings,
         addresses: Addresses,
         rng: random.Random,
@@ -93,6 +95,7 @@ class Arrivals:
         self._pools = pools
         self._records = pools.own.records
         self._queues = queues
+        self._codec = codec
         self._settings = settings
         self._addresses = addresses
         self._rng = rng
@@ -110,7 +113,7 @@ class Arrivals:
         left_out = []
         for name in [name for name in data if name.startswith("_")]:
             try:
-                rules.metadata({name: data[name]}, self._settings)
+                self._queues.check({name: data[name]})
                 if name == "_flavor":
                     await self._pools.place(key.project, data[name])
             except (Invalid, Unavailable) as error:
@@ -120,7 +123,7 @@ class Arrivals:
 
     async def messages(self, key: QueueKey) -> "Arriving":
         """Take messages for a queue, going on where this was interrupted."""
-        arriving = Arriving(key, self._pools, self._queues, self._settings, self._rng)
+        arriving = Arriving(key, self._pools, self._queues, self._codec, self._settings, self._rng)
         await arriving.open()
         return arriving
 
@@ -257,6 +260,7 @@ class Arriving:
         key: QueueKey,
         pools: Pools,
         queues: Queues,
+        codec: Codec,
         settings: Settings,
         rng: random.Random,
     ) -> None:
@@ -264,6 +268,7 @@ class Arriving:
         self._pools = pools
         self._records = pools.own.records
         self._queues = queues
+        self._codec = codec
         self._checksums = settings.enable_checksum
         self._rng = rng
         self._known = Known(self._records, key, "messages")
@@ -345,8 +350,8 @@ class Arriving:
         if not new:
             return 0
         store = self._store or await self._begin()
-        first = self._next
-        stored = [self._stored(one, first + n) for n, one in enumerate(new)]
+        first, encrypted = self._next, await self._encrypted()
+        stored = [self._stored(one, first + n, encrypted=encrypted) for n, one in enumerate(new)]
         await self._known.note(
             _Batch([one.id for one in new], self._room.generation, first, marker)
         )
@@ -355,10 +360,20 @@ class Arriving:
         await self._hand_over(store, stored)
         return len(new)
 
-    def _stored(self, one: Arrival, position: int) -> Stored:
+    async def _encrypted(self) -> bool:
+        """Whether the queue that these are for encrypts what comes."""
+
+        async def look(queue: Queue) -> bool:
+            return queue.encrypted
+
+        return bool(await self._queues.use(self._key, look, create=True))
+
+    def _stored(self, one: Arrival, position: int, *, encrypted: bool) -> Stored:
         seen_ms = int(one.seen_s * 1000) + self._ahead_ms
         posted_ms = seen_ms - one.age_s * 1000
-        checksum = codec.checksum(one.body) if self._checksums else None
+        beside = Attributes(checksum(one.body) if self._checksums else None)
+        # For the queue, not the ante-room, so that they can go there in one step.
+        body, attributes = self._codec.pack(self._key, one.body, beside, encrypted=encrypted)
         return Stored(
             position,
             posted_ms,
@@ -366,8 +381,8 @@ class Arriving:
             seen_ms + one.left_s * 1000,
             0,
             "",
-            one.body,
-            codec.pack(codec.Attributes(checksum)),
+            body,
+            attributes,
             f"import {one.id}",
             seen_ms + one.delay_s * 1000 if one.delay_s > 0 else 0,
         )

@@ -7,20 +7,23 @@ from typing import NamedTuple
 
 import structlog
 
-from nusku.broker import codec, ids, rules
+from nusku.broker import ids, rules
+from nusku.broker.codec import UNREADABLE_PAUSE_S, Attributes, Codec, Origin, Packed, attributes
 from nusku.broker.operation import operation
 from nusku.broker.queues import Queue, Queues
 from nusku.broker.view import View
 from nusku.broker.waiting import Waiting
 from nusku.config import Settings
-from nusku.errors import NotFound, NuskuError
+from nusku.errors import NotFound, NuskuError, QuotaExceeded, Unreadable
+from nusku.keyring import is_encrypted
 from nusku.metrics import Metrics
-from nusku.model import Claimed, Context, Draft, Found, QueueKey
+from nusku.model import Claimed, Context, Draft, Found, Message, QueueKey, QueueRef
 from nusku.storage import Apart, Removal, Stale
 
 log = structlog.get_logger("nusku.claims")
 
 ROUNDS = 10  # times that one request looks on after everything found went to the dead letters
+ASIDE_S = 10  # that messages are held while it is seen which of them cannot be decrypted
 
 
 class ClaimTerms(NamedTuple):
@@ -46,11 +49,13 @@ class Claims:
         self,
         queues: Queues,
         waiting: Waiting,
+        codec: Codec,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
         self._queues = queues
         self._waiting = waiting
+        self._codec = codec
         self._settings = settings
         self._counts = metrics.messages
         self._releases: set[asyncio.Future[None]] = set()
@@ -106,21 +111,64 @@ class Claims:
         self, key: QueueKey, limit: int, ttl_s: int, grace_s: int
     ) -> Awaitable[tuple[tuple[str, View] | None, Claimed] | None]:
         async def claim(queue: Queue) -> tuple[tuple[str, View] | None, Claimed]:
-            rounds, got = ROUNDS, None
+            rounds, got, why = ROUNDS, None, None
             while got is None or (got.spent and not got.claim and rounds):
                 rounds -= 1
+                if queue.encrypted and queue.max_claim_count is not None:
+                    why = await self._look_out(queue, limit) or why
                 got = await queue.store.messages.claim(
                     queue.ref, limit, ttl_s, grace_s, queue.max_claim_count
                 )
-                if got.spent:
-                    await self._dead_letter_if(queue, got)
+                if got.spent and not await self._dead_letter_if(queue, got):
+                    break
             if got.claim is None:
+                if why is not None:
+                    raise why
                 return None, got
-            self._counts["claimed"] += len(got.messages)
+            readable, unreadable, why = self._codec.sort(queue.ref, got.messages)
+            if why is not None:
+                positions = [message.position for message in unreadable]
+                await queue.store.messages.release(
+                    queue.ref, got.claim, UNREADABLE_PAUSE_S, positions
+                )
+                if not readable:
+                    raise why
+            self._counts["claimed"] += len(readable)
             self._waiting.call_in(key, ttl_s + 0.1)
-            return (got.claim, View.of(queue.ref, got.messages, got.now_ms)), got
+            return (got.claim, View.of(queue.ref, readable, got.now_ms)), got
 
         return self._queues.use(key, claim)
+
+    async def _look_out(self, queue: Queue, limit: int) -> Unreadable | None:
+        """See to it that claims do not count which nobody gets: set aside beforehand what cannot be
+        decrypted. Say why it cannot, if there were any that are not spent.
+        """
+        spent, why = queue.max_claim_count or 0, None
+        for _ in range(ROUNDS):
+            found = await queue.store.messages.page(queue.ref, 0, limit)
+            _, unreadable, reason = self._codec.sort(queue.ref, found.messages)
+            if not unreadable:
+                break
+            if any(message.count < spent for message in unreadable):
+                why = reason
+            await self._set_aside(queue, limit)
+        return why
+
+    async def _set_aside(self, queue: Queue, limit: int) -> None:
+        """Keep what cannot be decrypted among the oldest free messages from those behind it, by a
+        claim that does not count.
+        """
+        messages = queue.store.messages
+        held = await messages.claim(queue.ref, limit, ASIDE_S, 0)
+        if held.claim is None:
+            return
+        readable, unreadable, _ = self._codec.sort(queue.ref, held.messages)
+        if unreadable:
+            positions = [message.position for message in unreadable]
+            await messages.release(queue.ref, held.claim, UNREADABLE_PAUSE_S, positions)
+        if readable:
+            await messages.release(queue.ref, held.claim)
+            self._call(queue, queue.ref.key, len(readable))
 
     def _give_back(
         self,
@@ -134,40 +182,63 @@ class Claims:
             self._releases.add(task := asyncio.ensure_future(self._release(key, result[0][0])))
             task.add_done_callback(self._releases.discard)
 
-    async def _dead_letter_if(self, queue: Queue, got: Claimed) -> None:
-        """Move the spent ones away. Where something was claimed as well, that is the answer, whatever
-        becomes of them: the next claim meets them again.
+    async def _dead_letter_if(self, queue: Queue, got: Claimed) -> bool:
+        """Move the spent ones away; say whether that was done. Where something was claimed as well,
+        that is the answer, whatever becomes of them: the next claim meets them again. So it is where
+        the project may have no queue for them. Where none of them can be decrypted they are set
+        aside, so that those behind them are reached.
         """
         try:
             await self._dead_letter(queue, got.spent)
         except (Stale, NuskuError) as error:
-            if got.claim is None:
+            if got.claim is None and isinstance(error, Unreadable):
+                await self._set_aside(queue, len(got.spent))
+                return True
+            if got.claim is None and not isinstance(error, QuotaExceeded):
                 raise
             log.warning("dead letters have to wait", queue=queue.ref.key.name, reason=str(error))
+            return False
+        return True
 
     async def _dead_letter(self, queue: Queue, spent: Sequence[int]) -> None:
         """Move messages to the queue's dead-letter queue, creating it where needed."""
-        key, generation = queue.ref.key, queue.ref.generation
+        key = queue.ref.key
         target_key = key._replace(name=queue.dead_letter_queue or "")
-        attributes = {}
         found = await queue.store.messages.get(queue.ref, spent)
-        for message in found.messages:
-            origin = codec.Origin(
-                key.name, ids.message_id(generation, message.position), "max_claim_count"
-            )
-            known = codec.attributes(message)
-            packed = codec.pack(codec.Attributes(known.checksum, origin))
-            if packed:
-                attributes[message.position] = packed
+        # What cannot be decrypted could be nowhere else either, so it stays.
+        readable, _, why = self._codec.sort(queue.ref, found.messages)
+        if why is not None and not readable:
+            raise why
+        was_encrypted = {m.position for m in found.messages if is_encrypted(m.body)}
         ttl_s = queue.dead_letter_ttl_s
 
         async def move(target: Queue) -> int:
-            moved = await self._move(queue, found, target, ttl_s, attributes)
+            packed = {
+                m.position: self._packed(
+                    queue.ref,
+                    m,
+                    target_key,
+                    encrypted=target.encrypted or m.position in was_encrypted,
+                )
+                for m in readable
+            }
+            moved = await self._move(
+                queue, found._replace(messages=readable), target, ttl_s, packed
+            )
             self._call(target, target_key, moved)
             return moved
 
         moved = await self._queues.use(target_key, move, create=True) or 0
         self._counts["dead_lettered"] += moved
+
+    def _packed(
+        self, source: QueueRef, message: Message, target: QueueKey, *, encrypted: bool
+    ) -> Packed:
+        """A message of one queue as it is stored in another, with where it came from."""
+        id_ = ids.message_id(source.generation, message.position)
+        origin = Origin(source.key.name, id_, "max_claim_count")
+        beside = Attributes(attributes(message).checksum, origin)
+        return self._codec.pack(target, message.body, beside, encrypted=encrypted)
 
     async def _move(
         self,
@@ -175,24 +246,32 @@ class Claims:
         found: Found,
         target: Queue,
         ttl_s: int | None,
-        attributes: Mapping[int, bytes],
+        packed: Mapping[int, Packed],
     ) -> int:
         """In one step where the two are kept together, and always were. Elsewhere they are copied,
         then removed; the dedup key sees to it that none is copied twice if the removal fails.
         """
         if source.pool is None and target.pool is None:
-            positions = [m.position for m in found.messages]
-            move = (source.ref, positions, target.ref, ttl_s, attributes)
+            beside, bodies = {}, {}
+            for m in found.messages:
+                body, kept = packed[m.position]
+                if kept is not None:
+                    beside[m.position] = kept
+                if body is not m.body:
+                    bodies[m.position] = body
             with suppress(Apart):
-                return len(await source.store.messages.move(*move))
+                moved = await source.store.messages.move(
+                    source.ref, list(packed), target.ref, ttl_s, beside, bodies=bodies
+                )
+                return len(moved)
         drafts = [
             Draft(
-                m.body,
+                packed[m.position].body,
                 ttl_s or -(-max(m.expires_ms - found.now_ms, 1) // 1000),  # rounded up
                 0,
                 m.client,
                 f"dead {ids.message_id(source.ref.generation, m.position)}",
-                attributes.get(m.position, m.attributes),
+                packed[m.position].attributes,
                 m.posted_ms,
                 m.count,
             )
@@ -231,7 +310,7 @@ class Claims:
                 found.id,
                 found.ttl_s,
                 max(found.now_ms - found.started_ms, 0) // 1000,
-                View.of(queue.ref, found.messages, found.now_ms),
+                self._codec.view(queue.ref, found.messages, found.now_ms),
             )
 
         shown = await self._queues.use(key, get)

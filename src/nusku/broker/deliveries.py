@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from nusku.broker.codec import Codec
 from nusku.broker.notices import FOREVER_S, internal, make
-from nusku.errors import Unavailable
+from nusku.errors import Unavailable, Unreadable
+from nusku.keyring import is_encrypted
 from nusku.model import Draft, Found, Message, Occupied, QueueKey, QueueRef
 from nusku.storage import Hint, MessageStore, Removal, Stale
 
@@ -30,13 +32,14 @@ class Parcel(msgspec.Struct, frozen=True):
 
     ``id`` is the same at every attempt, and no other delivery has it. ``kind`` is
     ``notification``, ``confirmation`` or ``ping``; ``body`` the JSON document of contract
-    notifications.md section 2 or 7.1.
+    notifications.md section 2 or 7.1. ``encrypted``: it comes from an encrypted queue.
     """
 
     id: str
     kind: str
     body: bytes
     posted_ms: int
+    encrypted: bool = False
 
 
 class Recipient(msgspec.Struct, frozen=True):
@@ -65,11 +68,12 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Delivery(NamedTuple):
-    """A claimed delivery."""
+    """A claimed delivery. One that is not ``readable`` has nothing in its parcel."""
 
     position: int
     parcel: Parcel
     progress: Progress
+    readable: bool = True
 
 
 class Claimed(NamedTuple):
@@ -94,6 +98,11 @@ def failed_key(project: str, subscription: str) -> QueueKey:
     return QueueKey("failed", project, subscription)
 
 
+def scope(key: QueueKey) -> QueueKey:
+    """What the body of a delivery is encrypted for: its subscription, whether or not it was given up."""
+    return delivery_key(key.project, key.name)
+
+
 def draft(body: bytes, progress: Progress) -> Draft:
     """A delivery. Its id is its dedup key, so that a fan-out may be done twice."""
     return Draft(body, FOREVER_S, 0, "", progress.id, encode_progress(progress))
@@ -106,19 +115,32 @@ def progress_of(message: Message) -> Progress:
 
 class Deliveries:
     """The queues of subscriptions. Their owner is told by ``on_pending`` to look, and by
-    ``on_changed`` that a subscription is not what it was.
+    ``on_changed`` that a subscription is not what it was, as is, by ``on_live_changed``, whoever
+    tells live subscribers.
     """
 
-    def __init__(self, store: MessageStore, tell: Hint = lambda key: None) -> None:  # noqa: ARG005
+    def __init__(
+        self,
+        store: MessageStore,
+        codec: Codec,
+        tell: Hint = lambda key: None,  # noqa: ARG005
+    ) -> None:
         self._store = store
+        self._codec = codec
         self._tell = tell
         self.on_pending: Callable[[QueueKey], None] = lambda key: None  # noqa: ARG005
         self.on_changed: Callable[[QueueKey], None] = lambda key: None  # noqa: ARG005
+        self.on_live_changed: Callable[[QueueKey], None] = lambda key: None  # noqa: ARG005
 
     def changed(self, key: QueueKey) -> None:
         """The subscription is not what it was: for this node and all others to know."""
-        self.on_changed(key)
+        self.heard(key)
         self._tell(key)
+
+    def heard(self, key: QueueKey) -> None:
+        """The same, of those who are to know on this node."""
+        self.on_changed(key)
+        self.on_live_changed(key)
 
     async def _use(self, key: QueueKey, action: Callable[[QueueRef], Awaitable[T]]) -> T | None:
         """Do something with an internal queue, if there is one."""
@@ -148,7 +170,18 @@ class Deliveries:
         if got is None:
             return Claimed(None, [], None)
         due = None if got.due_ms is None else max(got.due_ms - got.now_ms, 0) / 1000
-        return Claimed(got.claim, [_delivery(message) for message in got.messages], due)
+        return Claimed(got.claim, [self._delivery(key, m) for m in got.messages], due)
+
+    def _delivery(self, key: QueueKey, message: Message) -> Delivery:
+        progress, body, readable = progress_of(message), message.body, True
+        encrypted = is_encrypted(body)
+        if encrypted:
+            try:
+                body = self._codec.decrypt(scope(key), message)
+            except Unreadable:
+                body, readable = b"", False
+        parcel = Parcel(progress.id, progress.kind, body, progress.posted_ms, encrypted)
+        return Delivery(message.position, parcel, progress, readable)
 
     async def delivered(self, key: QueueKey, claim: str, positions: Sequence[int]) -> None:
         """These need not be sent again."""
@@ -193,11 +226,16 @@ class Deliveries:
             return len(await self._store.move(*move))
 
     async def failed(self, project: str, subscription: str, after: int, limit: int) -> Found:
-        """What was given up, oldest first."""
-        found = await self._use(
-            failed_key(project, subscription), lambda ref: self._store.page(ref, after, limit)
-        )
-        return found or Found((), 0)
+        """What was given up, oldest first, in clear. Raises Unreadable."""
+        key = failed_key(project, subscription)
+        found = await self._use(key, lambda ref: self._store.page(ref, after, limit))
+        if found is None:
+            return Found((), 0)
+        clear = [
+            msgspec.structs.replace(m, body=self._codec.decrypt(scope(key), m))
+            for m in found.messages
+        ]
+        return found._replace(messages=clear)
 
     async def replay(self, project: str, subscription: str, positions: Sequence[int] | None) -> int:
         """Try given-up deliveries anew: these, or all there are; say how many."""
@@ -259,9 +297,3 @@ class Deliveries:
     async def occupied(self, *, failed: bool = False) -> list[Occupied]:
         """All queues with something pending, or failed, on them."""
         return await self._store.occupied("failed" if failed else "delivery")
-
-
-def _delivery(message: Message) -> Delivery:
-    progress = progress_of(message)
-    parcel = Parcel(progress.id, progress.kind, message.body, progress.posted_ms)
-    return Delivery(message.position, parcel, progress)

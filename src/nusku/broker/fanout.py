@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from nusku.broker.codec import Codec
 from nusku.broker.deliveries import Deliveries, Progress, delivery_key, draft
 from nusku.broker.notices import (
     CLOCKS_APART_MS,
@@ -20,8 +21,8 @@ from nusku.broker.notices import (
     decode_notice,
 )
 from nusku.broker.queues import Queues
-from nusku.broker.subscriptions import Subscriptions, recipient_since_ms
-from nusku.errors import NuskuError
+from nusku.broker.subscriptions import Subscriptions, is_live, recipient_since_ms
+from nusku.errors import NuskuError, Unreadable
 from nusku.model import Draft, Message, QueueKey, Record
 
 log = structlog.get_logger("nusku.subscriptions")
@@ -39,15 +40,19 @@ class _Post(NamedTuple):
     message: Message
     policy: dict[str, Any] | None
     documents: list[bytes]
+    encrypted: bool
 
 
 class _Spread:
-    """Notices on their way. ``held_s``: when they were last claimed; ``forlorn``: nobody is told."""
+    """Notices on their way. ``held_s``: when they were last claimed; ``forlorn``: nobody is told;
+    ``unreadable``: the positions of those that cannot be decrypted.
+    """
 
     def __init__(self, taken: Taken) -> None:
         self.taken = taken
         self.held_s = time.monotonic()
         self.forlorn = False
+        self.unreadable: set[int] = set()
 
 
 class Fanout:
@@ -59,6 +64,7 @@ class Fanout:
         deliveries: Deliveries,
         subscriptions: Subscriptions,
         queues: Queues,
+        codec: Codec,
         *,
         confirmation: bool,
     ) -> None:
@@ -66,6 +72,7 @@ class Fanout:
         self._deliveries = deliveries
         self._subscriptions = subscriptions
         self._queues = queues
+        self._codec = codec
         self._confirmation = confirmation
 
     async def spread(self, limit: int) -> tuple[int, int]:
@@ -101,17 +108,24 @@ class Fanout:
             with suppress(NuskuError):
                 await taken.let_go()
             raise
-        await taken.done()
+        await taken.done(spread.unreadable)
         if spread.forlorn:
             await taken.drop()
-        return len(taken.notices), made
+        return len(taken.notices) - len(spread.unreadable), made
 
     async def _work_off(self, spread: "_Spread") -> int:
         by_queue: defaultdict[QueueKey, list[_Post]] = defaultdict(list)
         size = 0
         for message in spread.taken.notices:
-            notice = decode_notice(message.body)
-            by_queue[notice.key].append(_Post(message, notice.policy, _documents(notice)))
+            try:
+                body = self._codec.decrypt(spread.taken.place.key, message)
+            except Unreadable:  # the others need not wait; its claim ends, and it is tried again
+                spread.unreadable.add(message.position)
+                continue
+            notice, encrypted = decode_notice(body), body is not message.body
+            by_queue[notice.key].append(
+                _Post(message, notice.policy, _documents(notice), encrypted)
+            )
             size += len(message.body)
             if size > BYTES_IN_ONE_GO:
                 size = 0
@@ -155,6 +169,8 @@ class Fanout:
         # The clock of a pool is not that of the records. Who subscribes at the same moment is told.
         slack_ms = 0 if spread.taken.place.pool is None else CLOCKS_APART_MS
         for record in records:
+            if is_live(record):
+                continue
             since_ms = recipient_since_ms(record, confirmation=self._confirmation)
             if since_ms is None:
                 log.info("subscriber is not confirmed", subscription=record.key)
@@ -164,10 +180,16 @@ class Fanout:
             for post in posts:
                 posted_ms = post.message.posted_ms
                 if since_ms - slack_ms <= posted_ms < until_ms + slack_ms:
-                    for at, body in enumerate(post.documents):
+                    for at, body in enumerate(self._bodies(target, post)):
                         # With the time, since a restored store counts from where it was.
                         id_ = f"{posted_ms:x}-{post.message.position:x}-{at:x}"
                         yield target, draft(body, Progress(id_, posted_ms, policy=post.policy))
+
+    def _bodies(self, target: QueueKey, post: _Post) -> list[bytes]:
+        """What is to be told as it is stored; of encrypted queues nothing is, in clear."""
+        if not post.encrypted:
+            return post.documents
+        return [self._codec.encrypt(target, document) for document in post.documents]
 
 
 def _documents(notice: Notice) -> list[bytes]:

@@ -6,8 +6,12 @@ its queue does. One of another project, queue or generation is simply unknown.
 
 import random
 import re
+from typing import NamedTuple, Self
+
+from nusku.errors import Invalid
 
 _GENERATION, _POSITION = 16, 13
+_MESSAGE = re.compile(r"[0-9a-f]{29}")
 _SUBSCRIPTION = re.compile(r"[0-9a-f]{24}")
 
 
@@ -30,6 +34,22 @@ def position_of(generation: str, id_: str) -> int:
     except ValueError:
         return 0
     return position if message_id(generation, position) == id_ else 0
+
+
+class Point(NamedTuple):
+    """How far a queue was read: to this position in this generation of it; "" and 0 for not at all."""
+
+    generation: str
+    position: int
+
+    @classmethod
+    def behind(cls, marker: str) -> Self:
+        """Behind the message with this id, or before all others. Raises Invalid."""
+        if not marker:
+            return cls("", 0)
+        if not _MESSAGE.fullmatch(marker):
+            raise Invalid("The marker is not the id of a message.")
+        return cls(marker[:_GENERATION], int(marker[_GENERATION:], 16))
 
 
 def is_subscription_id(text: str) -> bool:

@@ -5,7 +5,7 @@ and its notice are written in one step. Who posts says here that there is one; w
 since the one who would have has died, is found by a survey.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -60,9 +60,13 @@ def notice(
     key: QueueKey,
     policy: dict[str, Any] | None,
     messages: list[tuple[int, int | None, bytes]],
+    encrypt: Callable[[QueueKey, bytes], bytes] | None = None,
 ) -> tuple[QueueRef, list[Draft]]:
-    """What is to be added together with the messages."""
-    return notices_of(key), [Draft(_encode(Notice(key, policy, messages)), FOREVER_S)]
+    """What is to be added together with the messages, encrypted by ``encrypt``."""
+    ref, body = notices_of(key), _encode(Notice(key, policy, messages))
+    if encrypt is not None:
+        body = encrypt(ref.key, body)
+    return ref, [Draft(body, FOREVER_S)]
 
 
 class Place(NamedTuple):
@@ -88,9 +92,9 @@ class Taken(NamedTuple):
         """These were not worked off after all."""
         await self.store.release(internal(self.place.key), self.claim)
 
-    async def done(self) -> None:
-        """All deliveries of these are queued, whoever holds them."""
-        positions = [message.position for message in self.notices]
+    async def done(self, but: Container[int] = ()) -> None:
+        """All deliveries of these are queued, whoever holds them; not so those at ``but``."""
+        positions = [m.position for m in self.notices if m.position not in but]
         await self.store.remove(internal(self.place.key), positions, Removal.ANY)
 
     async def drop(self) -> None:

@@ -35,11 +35,41 @@ OPERATIONS: dict[str, str] = {
 }
 
 
-def permit(ctx: Context, action: str) -> None:
-    """Raise Forbidden unless the caller's roles allow the operation."""
+def by_roles(ctx: Context, action: str) -> bool:
+    """The policy as it is where no file says otherwise: OPERATIONS."""
     role = OPERATIONS[action]
-    if role and role not in ctx.roles:
-        raise Forbidden(f"{action} takes the role {role!r}.")
+    # Whatever their case, as oslo.policy compares them.
+    return not role or role in ctx.roles or role in map(str.lower, ctx.roles)
+
+
+class Permit:
+    """The one question that stands before every operation: may they do that?
+
+    ``policy`` answers it for whoever acts in the project of their own. There is one for the process,
+    as there is one set of settings.
+    """
+
+    def __init__(self) -> None:
+        self.policy: Callable[[Context, str], bool] = by_roles
+
+    def __call__(self, ctx: Context, action: str, key: QueueKey | None = None) -> None:
+        """Raise Forbidden unless the caller may do this, to this queue if the operation is on one.
+
+        A context made by a grant (``grants.py``) is for what was granted and for nothing else.
+        """
+        if ctx.grant is not None:
+            if ctx.grant.action != action or ctx.grant.key != key:
+                raise Forbidden(f"{action} was not granted.")
+        elif not self.policy(ctx, action):
+            role = OPERATIONS[action] if self.policy is by_roles else ""
+            raise Forbidden(
+                f"{action} takes the role {role!r}."
+                if role
+                else f"The policy forbids you {action}."
+            )
+
+
+permit = Permit()
 
 
 def operation(
@@ -61,8 +91,10 @@ def operation(
         @wraps(method)
         def guarded(self: Any, ctx: Context, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
             subject = args[0] if args else None
-            kind = subject.kind if isinstance(subject, QueueKey) else subject
-            permit(ctx, named["topic" if kind == "topic" else "queue"])
+            if isinstance(subject, QueueKey):
+                permit(ctx, named["topic" if subject.kind == "topic" else "queue"], subject)
+            else:
+                permit(ctx, named["topic" if subject == "topic" else "queue"])
             return method(self, ctx, *args, **kwargs)
 
         return cast(Callable[Concatenate[Any, Context, P], Awaitable[R]], guarded)

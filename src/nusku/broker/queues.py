@@ -7,11 +7,14 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from nusku.broker import ids, rules
+from nusku.broker import grants, ids, rules
+from nusku.broker.amounts import Amounts
+from nusku.broker.codec import Codec
 from nusku.broker.notices import make, notices_of
 from nusku.broker.operation import operation
 from nusku.broker.placements import Placements
 from nusku.broker.pools import Pools
+from nusku.broker.quotas import Quotas
 from nusku.broker.view import View
 from nusku.config import Settings
 from nusku.errors import Conflict, Invalid, InvalidBody, NotFound, Unavailable
@@ -78,6 +81,18 @@ class Queue(msgspec.Struct, frozen=True):
     max_claim_count: int | None = None
     retry_policy: dict[str, Any] | None = None
     has_subscriptions: bool = False
+    encrypted: bool = False
+
+
+class _Subscription(msgspec.Struct):
+    """What of a subscription's record matters to a post."""
+
+    live: bool = False
+
+
+def _is_delivered_to(subscription: Record) -> bool:
+    """Whether there is somebody to make deliveries for; live subscribers follow the queue."""
+    return not msgspec.json.decode(subscription.doc, type=_Subscription).live
 
 
 def subscriptions_of(key: QueueKey) -> str:
@@ -100,12 +115,16 @@ class Queues:
         self,
         pools: Pools,
         records: RecordStore,
+        codec: Codec,
+        quotas: Quotas,
         settings: Settings,
         rng: random.Random,
     ) -> None:
         self._pools = pools
         self._records = records
         self._placements = Placements(records)
+        self._codec = codec
+        self._quotas = quotas
         self._settings = settings
         self._rng = rng
         # What was read may have been changed by another node since. Stores refuse what is done to
@@ -127,7 +146,7 @@ class Queues:
                 "_dead_letter_queue": None,
                 "_dead_letter_queue_messages_ttl": None,
                 "_max_claim_count": None,
-                "_enable_encrypt_messages": False,
+                rules.ENCRYPT: False,
             },
         }
 
@@ -220,7 +239,7 @@ class Queues:
             return await self._remember(key, await self._placed_anew(key, record, document))
         # Read after the queue: a subscription that comes later makes a new version of it.
         subscriptions = await self._records.page(
-            SUBSCRIPTION, key.project, "", 1, parent=subscriptions_of(key)
+            SUBSCRIPTION, key.project, "", 1, _is_delivered_to, parent=subscriptions_of(key)
         )
         queue = self._queue(record, document, store, has_subscriptions=bool(subscriptions))
         if len(self._cache) >= CACHED_MAX:
@@ -247,16 +266,24 @@ class Queues:
             count if active else None,
             data.get("_retry_policy"),
             has_subscriptions,
+            bool(data.get(rules.ENCRYPT)),
         )  # fmt: skip
 
     async def _create(self, key: QueueKey, data: dict[str, Any]) -> bool:
-        """Create it in a pool of its flavor; False when it exists. Raises Invalid, Unavailable."""
+        """Create it in a pool of its flavor; False when it exists.
+
+        Raises Invalid, QuotaExceeded, Unavailable.
+        """
         pool = await self._pools.place(key.project, data.get("_flavor"))
         document = Document(ids.new_generation(self._rng), data, pool)
-        if pool is not None:
-            await self._placements.note(pool, QueueRef(key, document.generation, 1))
         record = Record(*key, msgspec.json.encode(document))
-        if not await self._records.insert(record):
+
+        async def insert() -> bool:
+            if pool is not None:
+                await self._placements.note(pool, QueueRef(key, document.generation, 1))
+            return await self._records.insert(record)
+
+        if not await self._quotas.within(key.project, Amounts(queues=1), insert):
             return False
         await self._admit(await self._remember(key, record))
         return True
@@ -297,6 +324,22 @@ class Queues:
                 return document
         raise Unavailable(f"The {key.kind} is being changed.")
 
+    async def metadata(self, key: QueueKey) -> dict[str, Any]:
+        """What is stored of it; {} when there is none."""
+        # Not from memory: nobody would say that another node has changed it.
+        record = await self._records.get(*key)
+        return document_of(record).metadata if record else {}
+
+    def check(self, data: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+        """Raise Invalid unless this may be a queue's metadata. What was so ``before`` may be so."""
+        rules.metadata(data, self._settings)
+        if (
+            data.get(rules.ENCRYPT)
+            and self._codec.refusal
+            and not (before or {}).get(rules.ENCRYPT)
+        ):
+            raise Invalid(f"{rules.ENCRYPT}: {self._codec.refusal}.")
+
     def forget(self, key: QueueKey) -> None:
         """Read it anew when it is used next."""
         self._cache.pop(key, None)
@@ -305,16 +348,20 @@ class Queues:
 
     @operation("*:create")
     async def create(self, ctx: Context, key: QueueKey, data: dict[str, Any]) -> bool:
-        """Create it; False, and no effect, when it exists. Raises Invalid."""
-        rules.metadata(data, self._settings)
+        """Create it; False, and no effect, when it exists. Raises Invalid, Forbidden (grants)."""
+        self.check(data)
+        grants.give(ctx, {}, data)
         return not await self._records.get(*key) and await self._create(key, data)
+
+    @operation("*:get")
+    async def stored(self, ctx: Context, key: QueueKey) -> dict[str, Any]:
+        """The metadata without the defaults; {} for one that does not exist."""
+        return await self.metadata(key)
 
     @operation("*:get")
     async def get(self, ctx: Context, key: QueueKey) -> dict[str, Any]:
         """The metadata, with the defaults; those alone for one that does not exist."""
-        # Not from memory: nobody would say that another node has changed it.
-        record = await self._records.get(*key)
-        return self.shown(key.kind, document_of(record).metadata if record else {})
+        return self.shown(key.kind, await self.metadata(key))
 
     def shown(self, kind: Kind, data: Mapping[str, Any]) -> dict[str, Any]:
         """Metadata with each default whose key is missing or holds nothing."""
@@ -327,14 +374,18 @@ class Queues:
         """Apply a patch, all or nothing; return the new metadata with the defaults.
 
         With another ``_flavor`` it is brought to a pool of that, with its messages. Raises
-        NotFound, Conflict (a key that is not there), InvalidBody, Invalid (no such flavor).
+        NotFound, Conflict (a key that is not there), InvalidBody, Invalid (no such flavor),
+        Forbidden (grants).
         """
         async with self._patching:  # one after the other here; other nodes are told by versions
-            return await self._update(key, changes)
+            return await self._update(ctx, key, changes)
 
-    async def _update(self, key: QueueKey, changes: Sequence[Change]) -> dict[str, Any]:
+    async def _update(
+        self, ctx: Context, key: QueueKey, changes: Sequence[Change]
+    ) -> dict[str, Any]:
         def patched(document: Document) -> Document:
             data = self._patched(key.kind, document.metadata, changes)
+            grants.give(ctx, document.metadata, data)
             return msgspec.structs.replace(document, metadata=data)
 
         if any(change.name == "_flavor" for change in changes):
@@ -370,7 +421,7 @@ class Queues:
                 result[name] = value
         limit = self._settings.max_queue_metadata
         try:
-            rules.metadata(result, self._settings)
+            self.check(result, data)
         except Invalid as error:
             raise InvalidBody(error.detail) from None
         if len(msgspec.json.encode(result)) > limit:

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from nusku.broker import grants
 from nusku.config import Settings
 from nusku.errors import Invalid
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-PROJECT_MAX = 256
+_NAME_MAX = 64
+_NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{_NAME_MAX}}}")
 PAGE_DEFAULT = 10
+ENCRYPT = "_enable_encrypt_messages"  # in metadata: whether bodies are encrypted at rest
 
 # The least and the most that a retry policy may say. No delivery is tried more than a hundred times
 # (broker/retry.py), so larger counts mean nothing; a delay of more than a day would keep what is
@@ -26,9 +28,13 @@ RETRY_NUMBERS = {
 RETRY_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
 
 
-@lru_cache(maxsize=4096)
 def legal_name(name: str) -> bool:
     """1 to 64 of ``A-Za-z0-9_-.``; ``.`` and ``..`` could not be addressed by most clients."""
+    return len(name) <= _NAME_MAX and _is_legal(name)
+
+
+@lru_cache(maxsize=4096)
+def _is_legal(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and name not in (".", "..")
 
 
@@ -57,11 +63,10 @@ def metadata(data: Mapping[str, Any], settings: Settings) -> None:
     target = data.get("_dead_letter_queue")
     if target is not None and not (isinstance(target, str) and legal_name(target)):
         raise Invalid("_dead_letter_queue must be the name of a queue.")
-    encrypt = data.get("_enable_encrypt_messages")
-    if encrypt:
-        if not isinstance(encrypt, bool):
-            raise Invalid("_enable_encrypt_messages must be a boolean.")
-        raise Invalid("_enable_encrypt_messages: this server has no encryption at rest.")
+    encrypt = data.get(ENCRYPT)
+    if encrypt and not isinstance(encrypt, bool):
+        raise Invalid(f"{ENCRYPT} must be a boolean.")
+    grants.read(data)
     policy = data.get("_retry_policy")
     if policy:
         if not isinstance(policy, dict):

@@ -83,14 +83,17 @@ class Mail(msgspec.Struct, frozen=True):
     sender: str
 
 
-def parse(document: Mapping[str, Any], settings: Settings, addresses: Addresses) -> Wanted:
-    """The body of a POST. Raises Invalid."""
+def parse(
+    document: Mapping[str, Any], settings: Settings, addresses: Addresses, *, live: bool = False
+) -> Wanted:
+    """The body of a POST. Raises Invalid. Nothing is sent to the URI of a ``live`` subscriber."""
     given = _given(document)
     if given.subscriber is None:
         raise Invalid("Missing parameter: a subscription needs a subscriber.")
     ttl_s = settings.default_subscription_ttl if given.ttl is None else _ttl(given.ttl, settings)
     options, signing = _options({} if given.options is None else given.options)
-    _subscriber(given.subscriber, settings, addresses)
+    if not live:
+        _subscriber(given.subscriber, settings, addresses)
     return Wanted(given.subscriber, ttl_s, options, signing)
 
 

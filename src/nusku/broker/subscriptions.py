@@ -4,12 +4,14 @@ import base64
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 from nusku.addresses import Addresses
 from nusku.broker import subscribers
+from nusku.broker.amounts import Amounts
 from nusku.broker.confirmations import Confirmations, unsigned
 from nusku.broker.deliveries import Deliveries, Parcel, Recipient, delivery_key, progress_of
 from nusku.broker.ids import SubscriptionIds, is_subscription_id
@@ -17,6 +19,7 @@ from nusku.broker.journal import Attempt, Journal
 from nusku.broker.notices import Notices
 from nusku.broker.operation import operation
 from nusku.broker.queues import SUBSCRIPTION, Queues, subscriptions_of
+from nusku.broker.quotas import Quotas
 from nusku.config import Settings
 from nusku.errors import Conflict, Invalid, NotFound, Unavailable
 from nusku.model import Context, QueueKey, Record
@@ -31,6 +34,7 @@ class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is stored of a subscription. ``paused`` says why, if it is.
 
     ``since_ms``: when it was confirmed, where that is required; posts before are not told.
+    ``live``: the subscriber is connected to a node, which tells it by itself (``listening.py``).
     """
 
     subscriber: str
@@ -40,6 +44,7 @@ class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     since_ms: int = 0
     secrets: tuple[str, ...] = ()
     paused: str = ""
+    live: bool = False
 
     def __repr__(self) -> str:
         """Without secrets."""
@@ -59,10 +64,13 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class Created(msgspec.Struct, frozen=True):
-    """``signing_secret`` is there if one was made; it is not shown again."""
+    """``signing_secret`` is there if one was made; it is not shown again. ``again``: the subscription
+    was there, and its subscriber was asked again whether it is wanted.
+    """
 
     id: str
     signing_secret: str | None = None
+    again: bool = False
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -110,6 +118,7 @@ class Subscriptions:
         confirmations: Confirmations,
         trusts: Trusts,
         addresses: Addresses,
+        quotas: Quotas,
         settings: Settings,
         ids: SubscriptionIds,
         now: Callable[[], float],
@@ -122,6 +131,7 @@ class Subscriptions:
         self._confirmations = confirmations
         self._trusts = trusts
         self._addresses = addresses
+        self._quotas = quotas
         self._settings = settings
         self._ids = ids
         self._now = now
@@ -129,14 +139,19 @@ class Subscriptions:
         self.attempt: Callable[[Recipient, Parcel], Awaitable[Attempt]] | None = None
 
     @operation("subscription:create")
-    async def create(self, ctx: Context, key: QueueKey, document: Mapping[str, Any]) -> Created:
+    async def create(
+        self, ctx: Context, key: QueueKey, document: Mapping[str, Any], *, live: bool = False
+    ) -> Created:
         """Subscribe, creating a missing queue even if the rest is refused.
 
         One that is there for the same subscriber and not confirmed is asked again, and stays as
-        it is. Raises Invalid, Conflict (there, and confirmed), Unavailable (no trust was made).
+        it is. Nobody is asked about a ``live`` one, which is there for whoever makes it.
+
+        Raises Invalid, Conflict (there, and confirmed), QuotaExceeded, Unavailable (no trust was
+        made).
         """
         await self._queues.ensure(key)
-        wanted = subscribers.parse(document, self._settings, self._addresses)
+        wanted = subscribers.parse(document, self._settings, self._addresses, live=live)
         name = unique_name(key, wanted.subscriber)
         for _ in range(ATTEMPTS):
             found = await self._records.find(SUBSCRIPTION, key.project, name)
@@ -149,18 +164,22 @@ class Subscriptions:
                 await self._confirmations.subscribed(
                     key, found.key, wanted.subscriber, wanted.ttl_s
                 )
-                return Created(found.key)
+                return Created(found.key, again=True)
             made, secrets_ = _secrets(wanted.signing, ())
             options = await self._trusted(ctx, wanted.subscriber, wanted.options, wanted.ttl_s)
-            new = Document(wanted.subscriber, wanted.ttl_s, options, secrets=secrets_)
+            new = Document(
+                wanted.subscriber, wanted.ttl_s, options, live, secrets=secrets_, live=live
+            )
             id_ = self._ids.new(int(self._now() * 1000))
             record = Record(
                 SUBSCRIPTION, key.project, id_, msgspec.json.encode(new),
                 parent=subscriptions_of(key), unique=name,
             )  # fmt: skip
-            if await self._records.insert(record, wanted.ttl_s):
-                await self._queues.touch(key)
-                await self._confirmations.subscribed(key, id_, wanted.subscriber, wanted.ttl_s)
+            insert = partial(self._records.insert, record, wanted.ttl_s)
+            if await self._quotas.within(key.project, Amounts(subscriptions=1), insert):
+                if not live:
+                    await self._queues.touch(key)
+                    await self._confirmations.subscribed(key, id_, wanted.subscriber, wanted.ttl_s)
                 return Created(id_, made)
         raise Unavailable("The subscription is being changed.")
 
@@ -218,7 +237,9 @@ class Subscriptions:
         async def change(record: Record, old: Document) -> Document:  # noqa: ARG001
             new = old
             if changes.subscriber is not None and changes.subscriber != old.subscriber:
-                new = msgspec.structs.replace(new, subscriber=changes.subscriber, paused="")
+                new = msgspec.structs.replace(
+                    new, subscriber=changes.subscriber, paused="", live=False
+                )
                 if self._settings.require_confirmation:
                     new = msgspec.structs.replace(new, confirmed=False, since_ms=0)
             if changes.ttl_s is not None:
@@ -238,6 +259,8 @@ class Subscriptions:
             return new
 
         old, new = await self._change(key, id_, change, changes.ttl_s)
+        if old.live and not new.live:
+            await self._queues.touch(key)
         if new.subscriber != old.subscriber:
             await self._confirmations.subscribed(key, id_, new.subscriber, new.ttl_s)
 
@@ -283,6 +306,12 @@ class Subscriptions:
         self._deliveries.changed(delivery_key(key.project, id_))
         await self._deliveries.forget(key.project, id_)
         await self._journal.forget(key.project, id_)
+
+    async def hang_up(self, key: QueueKey, id_: str) -> None:
+        """End a live one, since whoever subscribed is not connected any more."""
+        record = await self.record(key.project, id_)
+        if record is not None and is_live(record):
+            await self._delete(key, id_)
 
     async def clear(self, key: QueueKey) -> None:
         """Delete all subscriptions of a queue or topic."""
@@ -493,6 +522,11 @@ def recipient(record: Record) -> Recipient:
 def paused(record: Record) -> bool:
     """Whether nothing is to be sent."""
     return bool(_document(record).paused)
+
+
+def is_live(record: Record) -> bool:
+    """Whether a node tells the subscriber by itself, without deliveries."""
+    return _document(record).live
 
 
 def agreed(record: Record) -> bool:

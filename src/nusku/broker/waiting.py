@@ -8,7 +8,7 @@ then.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nusku.model import QueueKey
@@ -88,6 +88,7 @@ class Waiting:
         self._rooms: dict[QueueKey, Room] = {}
         self._look_s: float | None = None
         self.closed = False
+        self.at_close: set[Callable[[], None]] = set()  # of those who wait for longer
 
     def __len__(self) -> int:
         return sum(room.users for room in self._rooms.values())
@@ -133,3 +134,5 @@ class Waiting:
         self.closed = True
         for room in self._rooms.values():
             room.call_all()
+        for end in list(self.at_close):
+            end()

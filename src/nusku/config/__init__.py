@@ -6,8 +6,17 @@ reported in one go, each problem naming the setting, its value, where that came 
 allowed.
 """
 
-from nusku.config.loading import FILE_VARIABLE, ConfigError, load
+from nusku.config.loading import FILE_VARIABLE, KEY_VARIABLE, ConfigError, load
 from nusku.config.settings import Settings
 from nusku.config.showing import as_toml, document, masked
 
-__all__ = ["FILE_VARIABLE", "ConfigError", "Settings", "as_toml", "document", "load", "masked"]
+__all__ = [
+    "FILE_VARIABLE",
+    "KEY_VARIABLE",
+    "ConfigError",
+    "Settings",
+    "as_toml",
+    "document",
+    "load",
+    "masked",
+]

@@ -15,6 +15,9 @@ from nusku.config.showing import masked
 PREFIX = "NUSKU_"
 # Names the TOML file, so it cannot be a setting in it.
 FILE_VARIABLE = "NUSKU_CONFIG"
+# What commands that ask a server come in with.
+KEY_VARIABLE = "NUSKU_KEY"
+_NO_SETTINGS = frozenset({FILE_VARIABLE, KEY_VARIABLE})
 FILE_BYTES_MAX = 1_048_576
 SHOWN_MAX = 80
 _BOOLEANS = {
@@ -60,7 +63,7 @@ def load(
         for name, value in _read(path, problems).items():
             # Text where a number belongs is a mistake in a file that has types of its own.
             given[name] = (value, str(path))
-    for variable in sorted(v for v in environ if v.startswith(PREFIX) and v != FILE_VARIABLE):
+    for variable in sorted(v for v in environ if v.startswith(PREFIX) and v not in _NO_SETTINGS):
         name = variable.removeprefix(PREFIX).lower()
         if name in LATER and variable == PREFIX + name.upper():
             notice(f"setting {name} has no effect in this version ({variable})")
@@ -120,12 +123,14 @@ def _read(path: Path, problems: list[str]) -> dict[str, object]:
 def _convert(name: str, value: object) -> Any:
     """The value as the setting's type. Raises ValueError (ValidationError is one) otherwise."""
     wanted = FIELDS[name].type
+    kind = get_args(wanted)[0]
+    if get_origin(kind) is tuple and isinstance(value, str):
+        value = _Text(value)  # a list of one needs no brackets in a file, either
     if not isinstance(value, _Text):
         return msgspec.convert(value, wanted)
-    if name in SECRETS:
+    if name in SECRETS and kind is str:
         return str(value)  # blanks are part of it, as they are in a file
     text = value.strip()
-    kind = get_args(wanted)[0]
     if kind is bool:
         if text.lower() not in _BOOLEANS:
             raise ValueError(text)

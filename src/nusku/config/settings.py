@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 TEN_YEARS_S = 315_360_000
+QUOTA_MAX = 1 << 60
 
 
 def _s(description: str, ge: float, le: float) -> Meta:
@@ -27,9 +28,9 @@ def _about(description: str, allowed: str = "") -> Meta:
     return Meta(description=description, extra={"allowed": allowed} if allowed else None)
 
 
-def _secret(description: str) -> Meta:
-    """A text that is never shown."""
-    return Meta(description=description, extra={"allowed": "a text", "secret": True})
+def _secret(description: str, allowed: str = "a text") -> Meta:
+    """A text, or several, never shown."""
+    return Meta(description=description, extra={"allowed": allowed, "secret": True})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +52,50 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[
         int, _count("TCP port to listen on; 0 takes a free one and says which.", 0, 65_535)
     ] = 8888
+
+    tls_certificate: Annotated[
+        str,
+        _about(
+            "Certificate for HTTPS, and those between it and its authority. Without one "
+            "connections are not encrypted. Read again when it changes.",
+            "empty, or the path of a PEM file",
+        ),
+    ] = ""
+    tls_key: Annotated[
+        str,
+        _about(
+            "Its private key, where that is in another file.",
+            "empty, or the path of a PEM file that is not encrypted",
+        ),
+    ] = ""
+    tls_client_ca: Annotated[
+        str,
+        _about(
+            "Clients have to show a certificate of one of these authorities.",
+            "empty, or the path of a PEM file",
+        ),
+    ] = ""
+    tls_min_version: Annotated[
+        Literal["1.2", "1.3"], _about("Oldest version of TLS that is spoken.")
+    ] = "1.2"
+    cors_origins: Annotated[
+        tuple[str, ...],
+        _about(
+            "Web pages of these origins may use the service from browsers (CORS); `*` for all.",
+            "origins such as https://console.example.com, or *",
+        ),
+    ] = ()
+
+    websocket_port: Annotated[
+        int,
+        _count(
+            "A further TCP port on which WebSocket is spoken, whatever the path, for clients that "
+            "expect it there (9000 is what they know); 0 for none. On `port` it is spoken at "
+            "`/v2/websocket`.",
+            0,
+            65_535,
+        ),
+    ] = 0
 
     workers: Annotated[
         int,
@@ -138,9 +183,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # -- who may do what
     auth: Annotated[
-        Literal["none"],
-        _about("How requests are authenticated. `none`: identity headers are believed as sent."),
-    ] = "none"
+        tuple[str, ...],
+        _about(
+            "How requests are authenticated: by one or several of `keystone` (tokens of an "
+            "OpenStack Keystone), `key` (keys made by `nusku key create`) and `oidc` (tokens of an "
+            "OpenID Connect provider). `none`: identity headers are believed as sent.",
+            "none, or some of keystone, key and oidc",
+        ),
+    ] = ("none",)
     allow_open: Annotated[
         bool,
         _about(
@@ -148,6 +198,135 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "where everybody may do everything."
         ),
     ] = False
+    keystone_url: Annotated[
+        str,
+        _about(
+            "Keystone that knows whose a token is, for `auth = keystone`.",
+            "empty, or a URL such as https://keystone.example.com/v3",
+        ),
+    ] = ""
+    keystone_public_url: Annotated[
+        str,
+        _about(
+            "Where clients reach it, if elsewhere; told to those who come without a token.",
+            "empty, or a URL",
+        ),
+    ] = ""
+    keystone_user_name: Annotated[
+        str, _about("The service's own user there, who may look at tokens.", "empty, or a name")
+    ] = ""
+    keystone_user_password: Annotated[str, _secret("Password of that user.")] = ""
+    keystone_user_domain_name: Annotated[str, _about("Domain of that user.", "a name")] = "Default"
+    keystone_project_name: Annotated[
+        str, _about("Project in which that user has the role to look at tokens.", "a name")
+    ] = "service"
+    keystone_project_domain_name: Annotated[str, _about("Domain of that project.", "a name")] = (
+        "Default"
+    )
+    keystone_ca_file: Annotated[
+        str,
+        _about(
+            "Certificates of the authorities that may have signed Keystone's, also for trusts; "
+            "those that are known to everybody if empty.",
+            "empty, or the path of a PEM file",
+        ),
+    ] = ""
+    keystone_cache: Annotated[
+        int,
+        _s(
+            "For how long a token that was looked at is believed; a revoked one still works that "
+            "long, and on a WebSocket or event stream as long again while Keystone cannot be asked.",
+            0,
+            60,
+        ),
+    ] = 60
+    keystone_timeout: Annotated[
+        float,
+        _s(
+            "After this long without an answer from Keystone requests are answered with 503.",
+            0.1,
+            60,
+        ),
+    ] = 5.0
+    oidc_issuer: Annotated[
+        str,
+        _about(
+            "OpenID Connect provider whose tokens are taken, for `auth = oidc`; exactly as its "
+            "tokens name it (`iss`).",
+            "empty, or a URL such as https://login.example.com/realms/main; https except on "
+            "loopback",
+        ),
+    ] = ""
+    oidc_audience: Annotated[
+        tuple[str, ...],
+        _about("What a token has to be meant for (`aud`): one of these.", "a list of names"),
+    ] = ()
+    oidc_jwks_url: Annotated[
+        str,
+        _about(
+            "Where the provider's keys are; if empty, where its own configuration says.",
+            "empty, or a URL; https except on loopback",
+        ),
+    ] = ""
+    oidc_algorithms: Annotated[
+        tuple[str, ...],
+        _about(
+            "How tokens may be signed.",
+            "some of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512 and EdDSA",
+        ),
+    ] = ("RS256", "ES256")
+    oidc_project_claim: Annotated[
+        str,
+        _about(
+            "Claim that names the project. Dots lead into claims inside of others.",
+            "the name of a claim, such as project or resource.project",
+        ),
+    ] = "project"
+    oidc_projects: Annotated[
+        tuple[str, ...],
+        _about(
+            "Which projects the values of that claim mean. If there are any, others mean none.",
+            "a list of pairs such as /tenants/blue=blue",
+        ),
+    ] = ()
+    oidc_roles_claim: Annotated[
+        str,
+        _about(
+            "Claim that names the roles, in a list or apart by blanks.",
+            "the name of a claim, such as roles or realm_access.roles",
+        ),
+    ] = "roles"
+    oidc_roles: Annotated[
+        tuple[str, ...],
+        _about(
+            "Which roles the values of that claim mean. If there are any, others mean none.",
+            "a list of pairs such as queue-operators=admin",
+        ),
+    ] = ()
+    oidc_ca_file: Annotated[
+        str,
+        _about(
+            "Certificates of the authorities that may have signed the provider's; those that are "
+            "known to everybody if empty.",
+            "empty, or the path of a PEM file",
+        ),
+    ] = ""
+    policy_file: Annotated[
+        str,
+        _about(
+            "YAML file with other rules than the defaults for who may do what, in the language of "
+            "oslo.policy. Read again when it changes.",
+            "empty, or the path of a file",
+        ),
+    ] = ""
+    audit_log: Annotated[
+        str,
+        _about(
+            "Where lines are written about who changed what, and who was refused: a file, to which "
+            "they are appended, or `stderr`.",
+            "empty, stderr, or the path of a file",
+        ),
+    ] = ""
     metrics_allow: Annotated[
         tuple[str, ...],
         _about(
@@ -155,6 +334,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "networks such as 127.0.0.0/8 or ::1/128",
         ),
     ] = ("127.0.0.0/8", "::1/128")
+
+    # -- how much a project may have and do
+    quota_queues: Annotated[
+        int,
+        _count(
+            "Most queues and topics of one project; 0 is no limit. This and the next four are for "
+            "all projects for which `nusku quota set` says nothing else.",
+            0,
+            QUOTA_MAX,
+        ),
+    ] = 0
+    quota_messages: Annotated[
+        int, _count("Most messages that a project may have at a time; 0 is no limit.", 0, QUOTA_MAX)
+    ] = 0
+    quota_bytes: Annotated[
+        int,
+        _bytes(
+            "Most that the bodies of a project's messages may take, as they are stored; 0 is no "
+            "limit.",
+            0,
+            QUOTA_MAX,
+        ),
+    ] = 0
+    quota_subscriptions: Annotated[
+        int, _count("Most subscriptions of one project; 0 is no limit.", 0, QUOTA_MAX)
+    ] = 0
+    quota_requests: Annotated[
+        int,
+        _count("Most requests that a project may make in a second; 0 is no limit.", 0, QUOTA_MAX),
+    ] = 0
 
     # -- messages
     default_message_ttl: Annotated[
@@ -281,6 +490,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_signature_ttl: Annotated[
         int, _s("Longest that a pre-signed URL may stay valid.", 60, TEN_YEARS_S)
     ] = 604_800
+
+    # -- encryption at rest
+    encryption_keys: Annotated[
+        tuple[str, ...],
+        _secret(
+            "Keys for the messages of encrypted queues: the first one encrypts, all of them decrypt. "
+            "Nodes that share a store need the same ones. Left empty, those of `key_file` are used.",
+            "texts of at least 32 characters without blanks and commas, such as "
+            "`openssl rand -hex 32` prints",
+        ),
+    ] = ()
+    key_file: Annotated[
+        str,
+        _about(
+            "File with the keys that sign and encrypt, where they are not settings; a change of its "
+            "encryption keys is noticed while the server runs. Left empty, an SQLite store makes "
+            "one beside it.",
+            "empty, or the path of a file as `nusku encryption rotate` writes it",
+        ),
+    ] = ""
 
     # -- subscriptions
     default_subscription_ttl: Annotated[
@@ -453,6 +682,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             1_000_000,
         ),
     ] = 10_000
+    max_connections_per_address: Annotated[
+        int,
+        _count(
+            "Most connections of one address (of IPv6: of one /64 network); 0 is no limit but "
+            "`max_connections`. Behind a proxy all of them have its address.",
+            0,
+            1_000_000,
+        ),
+    ] = 0
     max_header_size: Annotated[
         int, _bytes("Largest request line and headers of one request, together.", 1024, 1_048_576)
     ] = 32_768
@@ -472,6 +710,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float,
         _s("A connection whose client does not read its answer for so long is closed.", 0.1, 3600),
     ] = 30.0
+    max_websockets_per_project: Annotated[
+        int,
+        _count(
+            "Most WebSockets of one project at a time, of each process, where `auth` is not `none`; "
+            "0 is no limit. Who comes later is not let in.",
+            0,
+            1_000_000,
+        ),
+    ] = 100
+    websocket_idle_timeout: Annotated[
+        float,
+        _s(
+            "A WebSocket whose client sends nothing for so long, not even an answer to a ping, is "
+            "closed.",
+            1,
+            604_800,
+        ),
+    ] = 3600.0
     keep_alive_timeout: Annotated[
         int,
         _s(
@@ -501,9 +757,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 # told to be without effect.
 LATER = frozenset(
     {
-        "encryption_keys",
         "trusted_proxies",
-        "websocket_port",
     }
 )
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import falcon
@@ -10,21 +10,28 @@ import falcon.asgi
 import structlog
 from falcon.asgi import Response
 
-from nusku.auth import Identity, Signatures
-from nusku.broker import OPERATIONS, Broker, permit, rules
+from nusku.audit import MANAGEMENT, Audit
+from nusku.auth import Authentication, Hosts, project_of
+from nusku.broker import OPERATIONS, Broker, Grants, Rates, permit, rules
 from nusku.config import Settings
 from nusku.errors import (
+    Forbidden,
     Invalid,
     InvalidContentType,
     InvalidQueueName,
     InvalidTopicName,
     NotAcceptable,
     NuskuError,
+    RateExceeded,
+    Unauthorized,
+    Unavailable,
 )
-from nusku.http import wire
+from nusku.http import events, wire
 from nusku.http.claims import ClaimHandlers
+from nusku.http.cors import Cors, Origins
 from nusku.http.flavors import FlavorHandlers
 from nusku.http.messages import MessageHandlers
+from nusku.http.pacing import COUNTED, Pacing
 from nusku.http.pools import PoolHandlers
 from nusku.http.queues import QueueHandlers
 from nusku.http.request import ClientGone, Request
@@ -33,6 +40,8 @@ from nusku.http.subscriptions import SubscriptionHandlers
 from nusku.http.system import SystemHandlers
 from nusku.logs import RequestLog
 from nusku.metrics import Metrics
+from nusku.model import PROJECT_MAX, Kind, QueueKey
+from nusku.shapes import encode
 
 log = structlog.get_logger("nusku.http")
 
@@ -52,6 +61,11 @@ class Route(NamedTuple):
     methods: Methods
     checks: str = "checked"
     signable: bool = True
+
+    @property
+    def kind(self) -> Kind:
+        """What a name in the path is the name of."""
+        return "topic" if self.template.startswith("/v2/topics") else "queue"
 
 
 def routes(
@@ -205,10 +219,21 @@ class Pipeline:
         metrics: Metrics,
         request_log: RequestLog,
         rng: random.Random,
-        signing_key: str,
+        authentication: Authentication,
+        open_paths: frozenset[str],
+        grants: Grants,
+        rates: Rates,
+        audit: Audit | None,
     ) -> None:
-        self._identity = Identity(settings)
-        self._signatures = Signatures(signing_key)
+        self._authentication = authentication
+        self._authenticate = authentication.required
+        # Where others can reach this service, pages can do no more than they.
+        self._hosts = None if authentication.required or settings.allow_open else Hosts(settings)
+        self._origins = Origins(settings.cors_origins)
+        self._open_paths = open_paths
+        self._grants = grants
+        self._rates = rates
+        self._audit = audit
         self._url_max = settings.max_url_size
         self._headers_max = settings.max_headers
         self._metrics = metrics
@@ -216,16 +241,67 @@ class Pipeline:
         self._bits = rng.getrandbits
 
     async def process_request(self, req: Request, resp: Response) -> None:
-        bits = f"{self._bits(128):032x}"
-        req.id = f"req-{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"
+        req.id = wire.request_id(self._bits)
         resp.set_header("X-Openstack-Request-Id", req.id)
         scope = req.scope
-        if req.path.startswith("//"):
-            raise falcon.HTTPNotFound  # the router would overlook the empty segment
         if len(scope["headers"]) > self._headers_max:
             raise Invalid(f"At most {self._headers_max} headers can be sent.")
         if len(scope["raw_path"]) + len(scope["query_string"]) > self._url_max:
             raise Invalid(f"The URL is limited to {self._url_max} bytes.")
+        head = req.head
+        if len(head) != len(scope["headers"]):
+            _refuse_twice(scope["headers"])
+        if head.get(b"accept") == events.ACCEPT:
+            head = req.head = events.completed(req)
+        if head.get(b"url-signature") or self._authenticate:
+            await self._identify(req, head)
+        elif self._hosts is not None and (
+            # A page can change the first, but not leave it out; the others are not always there.
+            b"accept-language" in head or b"origin" in head or b"sec-fetch-site" in head
+        ):
+            self._look_at_page(self._hosts, head)
+        if self._rates.limited and COUNTED not in scope:
+            self._count(req, head)
+        if req.path.startswith("//"):
+            raise falcon.HTTPNotFound  # the router would overlook the empty segment
+
+    def _look_at_page(self, hosts: Hosts, head: Mapping[bytes, bytes]) -> None:
+        """Raise Forbidden if a page from anywhere may ask this: see ``nusku.auth.hosts``."""
+        origin = head.get(b"origin")
+        if origin is not None and self._origins.told(origin.decode("latin-1")):
+            return
+        if not hosts.ours(head.get(b"host", b"")):
+            raise Forbidden(
+                "With auth = none, browsers are served at localhost, at an address, or at the host"
+                " of public_url only."
+            )
+
+    def _count(self, req: Request, head: Mapping[bytes, bytes]) -> None:
+        """Count the request as one of its project's, if it was not yet. Raises RateExceeded."""
+        if req.path in self._open_paths or req.path == "/":
+            return
+        if req.caller is not None:
+            self._rates.take(req.caller.project)
+        elif project := project_of(head):
+            self._rates.take(project.decode("latin-1"))
+
+    async def _identify(self, req: Request, head: Mapping[bytes, bytes]) -> None:
+        """Who asks: nothing but a signature that is right goes round the other credentials.
+
+        Comes before routing, so that those who are not let in do not learn which paths there are.
+        """
+        path = req.path
+        if path in self._open_paths:
+            return
+        if head.get(b"url-signature"):
+            req.caller = self._authentication.signed(req.method, path, head)
+            if req.caller is None:
+                req.refusal = "the signature does not allow this request"
+                raise falcon.HTTPNotFound  # whatever is wrong with it
+        elif path != "/":
+            req.caller = self._authentication.known(head)
+            if req.caller is None:
+                req.caller = await self._authentication.caller(head)
 
     async def process_resource(
         self, req: Request, resp: Response, resource: Resource, params: dict[str, str]
@@ -236,9 +312,10 @@ class Pipeline:
         if route.checks == "open":
             return
         head = req.head
-        signed = bool(head.get(b"url-signature"))
-        if signed and not (route.signable and self._signatures.allow(req.method, req.path, head)):
-            raise falcon.HTTPNotFound  # whatever is wrong with it
+        caller = req.caller
+        if caller is not None and not route.signable and caller.scheme == "signature":
+            req.refusal = "the signature was not given for this path"
+            raise falcon.HTTPNotFound
         if (
             req.content_type is not None
             and req.content_type.lower() == "application/x-www-form-urlencoded"
@@ -246,38 +323,46 @@ class Pipeline:
         ):
             raise InvalidContentType("Send the body as JSON, not as a form.")
         accept = head.get(b"accept")
-        if accept and accept not in _ACCEPTED and not req.client_accepts("application/json"):
+        if (
+            accept
+            and accept not in _ACCEPTED
+            and not req.client_accepts("application/json")
+            and not (req.operation == "messages:get_all" and events.wanted(req))
+        ):
             raise NotAcceptable("Answers are application/json only.")
         if route.checks == "accept":
             return
-        req.ctx = self._identity.context(head, signed=signed)
+        req.ctx = self._authentication.context(head, caller)
         name = params.get("name")
         if name is not None and not (
-            rules.legal_name(name) and len(req.ctx.project) <= rules.PROJECT_MAX
+            rules.legal_name(name) and len(req.ctx.project) <= PROJECT_MAX
         ):
-            kind, refused = (
-                ("topic", InvalidTopicName)
-                if route.template.startswith("/v2/topics")
-                else ("queue", InvalidQueueName)
-            )
+            kind, refused = route.kind, _NAMES[route.kind]
             raise refused(
                 f"The name of a {kind} has 1 to 64 letters, digits, underscores, hyphens and"
-                f" dots; that of a project at most {rules.PROJECT_MAX} characters."
+                f" dots; that of a project at most {PROJECT_MAX} characters."
             )
         extra = head.get(b"extra-spec")
         if extra and extra[0] != 0x3A and extra.partition(b":")[0] != b"messagecode":
             raise Invalid("EXTRA-SPEC names a scheme that is not known: use messagecode.")
         if req.operation in OPERATIONS:
             # The broker asks again; here it comes before the body is read (section 1.2).
-            permit(req.ctx, req.operation)
+            owner = head.get(b"queue-project-id")
+            if owner or not permit.policy(req.ctx, req.operation):
+                key = None if name is None else QueueKey(route.kind, req.ctx.project, name)
+                req.ctx = await self._grants.enter(
+                    req.ctx, req.operation, key, (owner or b"").decode("latin-1")
+                )
 
     async def process_response(
         self, req: Request, resp: Response, resource: Resource | None, succeeded: bool
     ) -> None:
         if req.method == "OPTIONS":  # always fine (section 1.1), whatever came before
-            resp.status, resp.data = 200, b""
+            resp.status, resp.data, req.refusal = 200, b"", ""
         if req.must_close:
             resp.set_header("Connection", "close")
+        if req.operation == OVER_THE_RATE:
+            return  # counted and logged apart: whoever makes too many requests is to cost little
         seconds = time.perf_counter() - req.started
         status = resp.status_code
         operation = req.operation or "unrouted"
@@ -285,13 +370,55 @@ class Pipeline:
         ctx = getattr(req, "ctx", None)
         self._log.line(
             req.id,
-            ctx.project[: rules.PROJECT_MAX] if ctx else "",
+            ctx.project[:PROJECT_MAX] if ctx else "",
             operation,
             status,
             seconds * 1000,
         )
+        if self._audit is not None and (req.refusal or operation in MANAGEMENT):
+            self._audit.request(
+                operation,
+                req.path,
+                status,
+                refusal=req.refusal,
+                ctx=ctx,
+                caller=req.caller,
+                method=req.method,
+                address=req.remote_addr,
+                request_id=req.id,
+            )
 
 
+# Of two of these, what stands before this service may have looked at the other one.
+_ONCE = frozenset(
+    {
+        b"authorization",
+        b"client-id",
+        b"queue-project-id",
+        b"url-expires",
+        b"url-methods",
+        b"url-paths",
+        b"url-signature",
+        b"x-auth-token",
+        b"x-project-id",
+        b"x-roles",
+        b"x-tenant",
+        b"x-tenant-id",
+        b"x-user-id",
+    }
+)
+
+
+def _refuse_twice(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    seen = set()
+    for name, _ in headers:
+        if name in _ONCE and name in seen:
+            raise Invalid(f"The header {name.decode()} can be sent once.")
+        seen.add(name)
+
+
+_NAMES = {"queue": InvalidQueueName, "topic": InvalidTopicName}
+OVER_THE_RATE = "rate:exceeded"  # in place of an operation
 _ACCEPTED = frozenset((b"*/*", b"application/json", b"application/*"))
 
 
@@ -302,42 +429,65 @@ def build(
     request_log: RequestLog,
     system: SystemHandlers,
     rng: random.Random,
-    signing_key: str,
-) -> falcon.asgi.App[Any, Any]:
-    """The ASGI application. ``signing_key`` verifies signed requests; empty, none is."""
+    authentication: Authentication,
+    audit: Audit | None,
+) -> tuple[falcon.asgi.App[Request, Response], Pacing]:
+    """The ASGI application, and who is asked before it is."""
     json = wire.Json(settings.max_json_depth)
-    app = falcon.asgi.App(
-        request_type=Request,
-        middleware=[Pipeline(settings, metrics, request_log, rng, signing_key)],
-    )
     kinds = {
         f"{kind}s": (
             QueueHandlers(broker, settings, json, kind),
-            MessageHandlers(broker, settings, json, kind),
+            MessageHandlers(broker, settings, json, kind, authentication),
             SubscriptionHandlers(broker, settings, json, kind),
         )
         for kind in ("queue", "topic")
     }
     claims, shares = ClaimHandlers(broker, settings, json), ShareHandlers(broker, settings, json)
     pools, flavors = PoolHandlers(broker, settings, json), FlavorHandlers(broker, settings, json)
-    for route in routes(kinds, system, claims, shares, pools, flavors):
+    table = routes(kinds, system, claims, shares, pools, flavors)
+    open_paths = frozenset(route.template for route in table if route.checks == "open")
+    middleware: list[Any] = [
+        Pipeline(
+            settings,
+            metrics,
+            request_log,
+            rng,
+            authentication,
+            open_paths,
+            broker.grants,
+            broker.rates,
+            audit,
+        )
+    ]
+    if settings.cors_origins:
+        middleware.insert(0, Cors(Origins(settings.cors_origins)))
+    app = falcon.asgi.App(request_type=Request, middleware=middleware)
+    for route in table:
         app.add_route(route.template, Resource(route))
     app.set_error_serializer(_serialize)
     app.add_error_handler(NuskuError, _refused)
     app.add_error_handler(ClientGone, _gone)
     app.add_error_handler(Exception, _failed)
-    return app
+    return app, Pacing(authentication, broker.rates, open_paths | {"/"}, rng)
 
 
 def _answer(resp: Response, problem: NuskuError) -> None:
     resp.status = problem.status
     resp.data = wire.error(problem)
     resp.set_header("Vary", "Accept")
-    if problem.status == 503:
-        resp.set_header("Retry-After", "1")
+    if isinstance(problem, Unavailable):
+        resp.set_header("Retry-After", str(problem.retry_after_s))
+    elif isinstance(problem, Unauthorized):
+        resp.set_header("WWW-Authenticate", problem.challenge)
 
 
 async def _refused(req: Request, resp: Response, problem: NuskuError, params: object) -> None:
+    if isinstance(problem, RateExceeded):
+        req.operation = OVER_THE_RATE
+    elif isinstance(problem, Unauthorized):
+        req.refusal = problem.why
+    elif isinstance(problem, Forbidden):
+        req.refusal = problem.detail
     _answer(resp, problem)
 
 
@@ -354,6 +504,6 @@ async def _gone(req: Request, resp: Response, problem: ClientGone, params: objec
 
 
 def _serialize(req: Request, resp: Response, error: falcon.HTTPError) -> None:
-    resp.data = wire.encode({"title": error.title})
+    resp.data = encode({"title": error.title})
     resp.content_type = "application/json"
     resp.append_header("Vary", "Accept")

@@ -7,8 +7,9 @@ from nusku.config import Settings
 from nusku.http import wire
 from nusku.http.request import Request
 from nusku.http.waiting import while_connected
-from nusku.http.wire import Json, encode
+from nusku.http.wire import Json
 from nusku.model import QueueKey
+from nusku.shapes import encode
 
 
 class ClaimHandlers:

@@ -11,7 +11,8 @@ from nusku.config import Settings
 from nusku.errors import InvalidBody
 from nusku.http import wire
 from nusku.http.request import Request
-from nusku.http.wire import Json, encode
+from nusku.http.wire import Json
+from nusku.shapes import encode
 
 PATH = "/v2/flavors"
 

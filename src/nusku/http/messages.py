@@ -4,20 +4,32 @@ from collections.abc import Sequence
 
 from falcon.asgi import Response
 
+from nusku import shapes
+from nusku.auth import Authentication
 from nusku.broker import Broker, NewMessage
 from nusku.config import Settings
 from nusku.errors import Invalid, NotFound
-from nusku.http import wire
+from nusku.http import events, wire
 from nusku.http.request import Request
 from nusku.http.waiting import while_connected
-from nusku.http.wire import Json, encode
+from nusku.http.wire import Json
 from nusku.model import Kind, QueueKey
+from nusku.shapes import encode
 
 
 class MessageHandlers:
     """For the messages of one kind: of queues, or of topics."""
 
-    def __init__(self, broker: Broker, settings: Settings, json: Json, kind: Kind) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        settings: Settings,
+        json: Json,
+        kind: Kind,
+        authentication: Authentication,
+    ) -> None:
+        self._broker = broker
+        self._authentication = authentication
         self._messages = broker.messages
         self._settings = settings
         self._json = json
@@ -37,6 +49,9 @@ class MessageHandlers:
         resp.data = encode({"resources": [f"{path}/{id_}" for id_ in ids]})
 
     async def page(self, req: Request, resp: Response, name: str) -> None:
+        if events.wanted(req):
+            await events.follow(req, resp, self._broker, self._authentication, self._key(req, name))
+            return
         ids, key = req.strings("ids"), self._key(req, name)
         if ids:
             self._check_number(ids)
@@ -92,7 +107,7 @@ class MessageHandlers:
             raise Invalid("claim_ids cannot be given with pop.")
         limit = req.page_size(pop, self._settings.max_messages_per_claim_or_pop, "pop")
         found = await self._messages.pop(req.ctx, key, limit)
-        popped = [wire.popped(found, m) for m in found.messages] if found else []
+        popped = [shapes.popped(found, m) for m in found.messages] if found else []
         resp.data = encode({"messages": popped})
 
     def _check_number(self, ids: Sequence[str]) -> None:

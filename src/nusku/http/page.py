@@ -17,6 +17,8 @@ from nusku.http.page_style import STYLE
 Node = dict[str, Any]
 
 _METHODS = ("get", "head", "post", "put", "patch", "delete")
+_BEFORE = "export NUSKU=http://127.0.0.1:8888"
+_BEFORE_OWN = "\nexport TOKEN=…  # what says who you are"
 _INT64_ENDS = (-(2**63), 2**63 - 1)
 
 
@@ -54,7 +56,7 @@ class _Page:
             f'<p class="lead">{escape(info.get("summary", ""))}</p>'
             f"{markdown(info.get('description', ''))}"
             "<p>The examples below are for a shell in which this was said first:</p>"
-            "<pre>export NUSKU=http://127.0.0.1:8888</pre></header>"
+            f"<pre>{_BEFORE}{_BEFORE_OWN if self.document.get('security') else ''}</pre></header>"
             f"{sections}{self._schemas()}</main></body></html>\n"
         )
 
@@ -171,6 +173,8 @@ class _Page:
             for (where, name), value in values.items()
             if where == "header"
         ]
+        if each.node.get("security", self.document.get("security")):
+            lines.append('-H "X-Auth-Token: $TOKEN"')
         body = each.node.get("requestBody")
         if body:
             [(media_type, content)] = body["content"].items()

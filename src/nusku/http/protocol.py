@@ -5,17 +5,23 @@ One sweep a second looks at all connections; nothing is armed for each request.
 
 import asyncio
 import re
+import typing
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from nusku.config import Settings
+from nusku.http.crowd import Crowd, place
+from nusku.http.pacing import REFUSED_AFTER_S, Pacing, Refusal
 from nusku.http.request import DRAINED_BYTES_MAX
 
+WEBSOCKET_PATH = b"/v2/websocket"
 PIPELINED_MAX = 1000  # requests sent ahead on one connection
 
 _IDLE = float("inf")
+_AFTER_THE_IDLE_S = 1e6
 _VERSIONS = ("1.1", "1.0")
 
 
@@ -28,11 +34,11 @@ class Joined:
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+        self.transport = transport
         self._parts: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        return getattr(self.transport, name)
 
     def write(self, data: bytes) -> None:
         if self._parts or (
@@ -40,18 +46,18 @@ class Joined:
             and b"transfer-encoding: chunked" not in data
         ):
             self._parts.append(data)
-        elif data and not self._transport.is_closing():
-            self._transport.write(data)
+        elif data and not self.transport.is_closing():
+            self.transport.write(data)
 
     def flush(self) -> None:
         if self._parts:
-            if not self._transport.is_closing():
-                self._transport.write(b"".join(self._parts))
+            if not self.transport.is_closing():
+                self.transport.write(b"".join(self._parts))
             self._parts.clear()
 
     def close(self) -> None:
         self.flush()
-        self._transport.close()
+        self.transport.close()
 
 
 class _Dropped(list[tuple[bytes, bytes]]):
@@ -74,15 +80,37 @@ async def _ask_late(app: Any, scope: Any, receive: Any, send: Any) -> None:
 
 
 _NO_HEADERS = _Dropped()
-# Asking for another protocol makes the parser stop at the head; we speak this one only.
+# Asking for another protocol makes the parser stop at the head; there is one other that we speak.
 _UPGRADE = re.compile(rb"(\r\n)upgrade[ \t]*:", re.IGNORECASE)
+# A whole line: a head may come in pieces.
+_TO_ANOTHER = re.compile(
+    rb"\r\nupgrade[ \t]*:[ \t]*+(?!websocket[ \t]*\r\n)[^\r\n]*\r\n", re.IGNORECASE
+)
 
 
-def protocol(settings: Settings) -> type[HttpToolsProtocol]:
+class Upgrades(typing.Protocol):
+    """Who takes connections over that are to speak WebSocket."""
+
+    def open(
+        self, head: Mapping[bytes, bytes], address: str, place: str
+    ) -> tuple[bytes, Any | None]:
+        """What is answered, and the protocol that goes on, unless it is refused.
+
+        That has what uvicorn, ``sweep_for_ever`` and the crowd ask of a connection, and calls ``left``
+        when it is over.
+        """
+        ...
+
+
+def protocol(
+    settings: Settings, pacing: Pacing, upgrades: Upgrades | None = None
+) -> type[HttpToolsProtocol]:
     """uvicorn's HTTP/1.1 protocol with the limits of these settings."""
+    rates = pacing.rates
     header_timeout, body_timeout = settings.header_timeout, settings.body_timeout
     write_timeout, head_max = settings.write_timeout, settings.max_header_size
-    connections_max, keep_alive_timeout = settings.max_connections, settings.keep_alive_timeout
+    keep_alive_timeout = settings.keep_alive_timeout
+    crowd = Crowd(settings.max_connections, settings.max_connections_per_address)
     # A chunk of one byte takes six on the wire.
     body_max = DRAINED_BYTES_MAX + 6 * max(
         settings.max_messages_post_size, settings.max_queue_metadata
@@ -94,17 +122,23 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
         head_due = body_due = write_due = _IDLE
         head_bytes = body_bytes = unsent_bytes = 0
         running: RequestResponseCycle | None = None
+        place = ""
         hopeless = False  # what comes is not HTTP; hang up when all that came before is answered
+        switching = False  # the head asks for WebSocket
+        refusing = False  # the refusal of a request is due soon
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             self.joined = Joined(transport)
             super().connection_made(self.joined)  # type: ignore[arg-type] # it has all they use
-            if len(self.connections) > connections_max:
+            self.place = place(self.client[0]) if self.client else ""
+            if not crowd.enter(self):
+                crowd.leave(self)  # at once: nobody shall have to make room for it any more
                 transport.write(_BUSY)
                 transport.close()
             self.head_due = self.loop.time() + header_timeout
 
         def connection_lost(self, exc: Exception | None) -> None:
+            crowd.leave(self)
             for cycle in (self.running, *(queued for queued, _ in self.pipeline)):
                 if cycle is not None and not cycle.response_complete:
                     cycle.disconnected = True
@@ -122,13 +156,75 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
                     return
                 if b"pgrade" in data or b"PGRADE" in data:
                     head, end, rest = data.partition(b"\r\n\r\n")
-                    data = _UPGRADE.sub(rb"\1x-upgrade:", head) + end + rest
+                    if not self.may_be_handshake(head, data) or _TO_ANOTHER.search(head + end[:2]):
+                        data = _UPGRADE.sub(rb"\1x-upgrade:", head) + end + rest
             else:
                 self.body_bytes += len(data)
                 if self.body_bytes > body_max:
                     self.transport.abort()
                     return
             super().data_received(data)
+            if self.switching:
+                self.switch(data.partition(b"\r\n\r\n")[2])
+
+        def may_be_handshake(self, head: bytes, data: bytes) -> bool:
+            """Whether a piece of a head, with a header "upgrade" in it, can belong to one."""
+            if self.head_bytes == len(data):
+                return self.is_for_websocket(head.partition(b" ")[2].partition(b" ")[0])
+            # The target may end in this piece.
+            return self.is_for_websocket(self.url) or WEBSOCKET_PATH.startswith(self.url)
+
+        def is_for_websocket(self, url: bytes) -> bool:
+            """Whether WebSocket is spoken there: at its path, and anywhere on a port of its own."""
+            if self.server is not None and self.server[1] == settings.websocket_port:
+                return True
+            return url.partition(b"?")[0] == WEBSOCKET_PATH
+
+        def is_handshake(self) -> bool:
+            """Whether the head is one, and nothing else is under way."""
+            return (
+                upgrades is not None
+                and self._get_upgrade() == b"websocket"
+                and self.parser.get_method() == b"GET"
+                and self.is_for_websocket(self.url)
+                and not self.pipeline
+                and (self.running is None or self.running.response_complete)
+                and not any(
+                    name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers
+                )
+            )
+
+        def _should_upgrade(self) -> bool:
+            return self.switching
+
+        def handle_websocket_upgrade(self) -> None:
+            """Nothing: ``data_received`` does, which has what came behind the head."""
+
+        def switch(self, rest: bytes) -> None:
+            """Let another protocol have the connection."""
+            assert upgrades is not None  # noqa: S101 - is_handshake has seen to it
+            client = self.client[0] if self.client else ""
+            answer, connection = upgrades.open(dict(self.headers), client, self.place)
+            transport = self.joined.transport
+            transport.write(answer)
+            if connection is None:
+                transport.close()
+                return
+            connections = self.connections
+
+            def left() -> None:
+                crowd.leave(connection)
+                connections.discard(connection)
+
+            crowd.leave(self)
+            connections.discard(self)
+            crowd.enter(connection)
+            connections.add(connection)
+            connection.left = left
+            connection.connection_made(transport)
+            transport.set_protocol(connection)
+            if rest:
+                connection.data_received(rest)
 
         def head_too_large(self, data: bytes) -> bool:
             """What came may hold a body, too, or further requests: look where the head ends."""
@@ -148,19 +244,46 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
             if len(self.pipeline) >= PIPELINED_MAX:
                 raise ValueError("too many requests were sent ahead")
             self.head_due, self.head_bytes, self.body_bytes = _IDLE, 0, 0
+            if self.parser.should_upgrade() and self.is_handshake():
+                self.switching = True
+                return
             self.body_due = self.loop.time() + body_timeout
             super().on_headers_complete()
             self.headers = _NO_HEADERS
 
         def on_message_complete(self) -> None:
             self.body_due = _IDLE
+            if self.switching:
+                return
             super().on_message_complete()
 
         def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
             self.running = cycle
+            if rates.limited and (refusal := pacing.refusal(cycle.scope)) is not None:
+                # What comes meanwhile waits in the socket, and takes no room here.
+                self.flow.pause_reading()
+                self.refusing = True
+                self.loop.call_later(REFUSED_AFTER_S, self.turn_away, cycle, refusal)
+                return
             if cycle.waiting_for_100_continue:
                 app = partial(_ask_late, app)
             super()._start_asgi_task(cycle, app)
+
+        def turn_away(self, cycle: RequestResponseCycle, refusal: Refusal) -> None:
+            """Answer a request as uvicorn would, without a task."""
+            self.refusing = False
+            if cycle.disconnected:
+                return
+            cycle.response_started = cycle.response_complete = True
+            cycle.body.clear()
+            headers = self.server_state.default_headers
+            end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+            body = b"" if cycle.scope["method"] == "HEAD" else refusal.body
+            lines = [b"%b: %b\r\n" % header for header in headers]
+            self.joined.write(b"".join((refusal.head, *lines, end, body)))
+            if not cycle.keep_alive:
+                self.joined.close()
+            self.on_response_complete()
 
         def on_response_complete(self) -> None:
             # As uvicorn does it, but without a timer for each answer: the sweep sees to those
@@ -191,6 +314,22 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
 
         refuse = send_400_response
 
+        def leisure(self) -> float | None:
+            if self.write_due is not _IDLE:
+                # It does not read. An answer may be lost, so these go last.
+                return self.write_due + 2 * _AFTER_THE_IDLE_S
+            if self.refusing:
+                return self.loop.time() + _AFTER_THE_IDLE_S  # nothing is done for it
+            unanswered = self.running is not None and not self.running.response_complete
+            if self.pipeline or (unanswered and self.body_due is _IDLE):
+                return None
+            # With half a body nothing has been done yet, but those who do nothing go first.
+            return min(self.head_due, self.body_due + _AFTER_THE_IDLE_S)
+
+        def make_room(self) -> None:
+            crowd.leave(self)
+            self.transport.abort()
+
         def sweep(self, now: float) -> None:
             """Hang up on a client that takes too long, to send or to read."""
             unsent = self.transport.get_write_buffer_size()
@@ -201,8 +340,18 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
             self.unsent_bytes = unsent
             if now >= self.write_due:
                 self.transport.abort()
-            elif now >= self.head_due or now >= self.body_due:
-                self.joined.close()
+            elif now >= self.head_due or now >= self.body_due or self.transport.is_closing():
+                self.hang_up()
+
+        def hang_up(self) -> None:
+            """Close the connection when all is sent; a client is not waited for to agree with that,
+            as it would be with TLS.
+            """
+            self.joined.close()
+            encryption = self.transport.get_extra_info("uvloop.sslproto")
+            below = encryption.connection if encryption else self.transport
+            if not (self.transport.get_write_buffer_size() or below.get_write_buffer_size()):
+                self.transport.abort()
 
     return Protocol
 

@@ -11,8 +11,9 @@ from nusku.config import Settings
 from nusku.errors import InvalidBody, UnsupportedMediaType
 from nusku.http import wire
 from nusku.http.request import Request
-from nusku.http.wire import Json, encode
+from nusku.http.wire import Json
 from nusku.model import Kind, Message, QueueKey
+from nusku.shapes import encode
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 PATCH_TYPE = "application/openstack-messaging-v2.0-json-patch"

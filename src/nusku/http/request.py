@@ -9,7 +9,7 @@ import falcon.asgi
 
 from nusku.broker import rules
 from nusku.errors import Invalid, InvalidBody, InvalidParameter
-from nusku.model import Context
+from nusku.model import Caller, Context
 
 DRAINED_BYTES_MAX = 1 << 20  # a body that is this much too large is read and dropped, else cut off
 
@@ -25,16 +25,21 @@ class ClientGone(Exception):
 
 
 class Request(falcon.asgi.Request):
-    """``ctx`` is there once the checks of contract http-v2.md section 1.3 are passed."""
+    """``ctx`` is there once the checks of contract http-v2.md section 1.3 are passed.
+
+    ``caller`` is None where nobody had to prove who they are.
+    """
 
     __slots__ = (
         "_first",
         "_more",
+        "caller",
         "ctx",
         "head",
         "id",
         "must_close",
         "operation",
+        "refusal",
         "started",
         "waited",
     )
@@ -53,6 +58,8 @@ class Request(falcon.asgi.Request):
         super().__init__(scope, receive, first_event=first_event, options=options)
         self.started = time.perf_counter()
         self.operation = ""
+        self.caller: Caller | None = None
+        self.refusal = ""  # why it was, if who asks may not do that
         self.must_close = False
         self.waited = False  # for something to come, so its time says nothing about the load
         self.head: Mapping[bytes, bytes] = dict(scope["headers"])

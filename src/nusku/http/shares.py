@@ -6,8 +6,9 @@ from nusku.broker import Broker
 from nusku.config import Settings
 from nusku.errors import Invalid, InvalidBody
 from nusku.http.request import Request
-from nusku.http.wire import Json, encode
+from nusku.http.wire import Json
 from nusku.model import QueueKey
+from nusku.shapes import encode
 
 
 class ShareHandlers:

@@ -4,14 +4,16 @@ and what can be done about it.
 
 from falcon.asgi import Response
 
+from nusku import shapes
 from nusku.broker import Broker
 from nusku.config import Settings
 from nusku.errors import Conflict
 from nusku.http import wire
 from nusku.http.request import Request
 from nusku.http.waiting import while_connected
-from nusku.http.wire import Json, encode
+from nusku.http.wire import Json
 from nusku.model import Kind, QueueKey
+from nusku.shapes import encode
 
 
 class SubscriptionHandlers:
@@ -55,12 +57,12 @@ class SubscriptionHandlers:
         links = []
         if found:
             links = wire.links(self._path(name), [("limit", limit), ("marker", found[-1].id)])
-        shown = [wire.subscription(one) for one in found]
+        shown = [shapes.subscription(one) for one in found]
         resp.data = encode({"subscriptions": shown, "links": links})
 
     async def get(self, req: Request, resp: Response, name: str, id_: str) -> None:
         found = await self._subscriptions.get(req.ctx, self._key(req, name), id_)
-        resp.data = encode(wire.subscription(found))
+        resp.data = encode(shapes.subscription(found))
 
     async def update(self, req: Request, resp: Response, name: str, id_: str) -> None:
         document = self._json.subscription_change(await self._body(req))

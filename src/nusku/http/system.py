@@ -1,6 +1,8 @@
 """What is not about messages: discovery, health, metrics, documentation."""
 
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -11,8 +13,9 @@ from nusku.broker import Broker
 from nusku.config import Settings
 from nusku.errors import Forbidden
 from nusku.http.home import document as home_document
+from nusku.http.page_style import STYLE
 from nusku.http.request import Request
-from nusku.http.wire import encode
+from nusku.shapes import encode
 
 VERSIONS = encode(
     {
@@ -31,6 +34,22 @@ VERSIONS = encode(
             }
         ]
     }
+)
+
+
+# What a browser may make of a document that it is led to: nothing but what it is.
+_NO_GUESSING = ("X-Content-Type-Options", "nosniff")
+_STYLE_DIGEST = b64encode(sha256(STYLE.encode()).digest()).decode()
+_PAGE_HEADERS = (
+    _NO_GUESSING,
+    (
+        "Content-Security-Policy",
+        f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; base-uri 'none';"
+        " form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Frame-Options", "DENY"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
 )
 
 
@@ -81,12 +100,14 @@ class SystemHandlers:
         if address is None or not any(address in network for network in self._metrics_allow):
             raise Forbidden("Metrics are for the addresses in metrics_allow only.")
         resp.content_type = "text/plain; version=0.0.4; charset=utf-8"
+        resp.set_header(*_NO_GUESSING)
         resp.data = await self._figures()
 
     async def openapi(self, req: Request, resp: Response) -> None:
+        resp.set_header(*_NO_GUESSING)
         resp.data = encode(self._openapi())
 
     async def docs(self, req: Request, resp: Response) -> None:
         resp.content_type = "text/html; charset=utf-8"
-        resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+        resp.set_headers(_PAGE_HEADERS)
         resp.data = self._page(self._openapi()).encode()

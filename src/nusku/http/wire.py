@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -15,14 +15,12 @@ from nusku.broker import (
     Failed,
     NewMessage,
     Status,
-    Subscription,
     View,
     codec,
 )
 from nusku.errors import Invalid, InvalidBody, NuskuError
 from nusku.model import Message, QueueKey
-
-encode = msgspec.json.Encoder().encode
+from nusku.shapes import Documents, encode
 
 
 class _Error(msgspec.Struct, omit_defaults=True):
@@ -41,29 +39,6 @@ class _Message(msgspec.Struct, omit_defaults=True, gc=False):
     age: int
     body: msgspec.Raw
     checksum: str | None = None
-
-
-class _Popped(msgspec.Struct, gc=False):
-    id: str
-    age: int
-    ttl: int
-    body: msgspec.Raw
-    claim_id: None
-    claim_count: int
-
-
-class _PoppedWithChecksum(_Popped, gc=False):
-    checksum: str
-
-
-class _Subscription(msgspec.Struct):
-    id: str
-    source: str
-    subscriber: str
-    ttl: int
-    age: int
-    options: dict[str, Any]
-    confirmed: bool
 
 
 class _Ping(msgspec.Struct):
@@ -96,51 +71,8 @@ class _Failed(msgspec.Struct):
     body: msgspec.Raw
 
 
-_decode_any = msgspec.json.Decoder().decode
-
-# Every digit becomes a 0, so that a run of digits is found by a plain search.
-_DIGITS = bytes(0x30 if chr(byte).isdigit() and byte < 0x80 else 0x20 for byte in range(256))
-_MAYBE_BIG = b"0" * 19
-INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
-
-
-class Json:
-    """Checks JSON documents (contract http-v2.md section 1.6)."""
-
-    def __init__(self, depth_max: int) -> None:
-        self._depth_max = depth_max
-
-    def check(self, data: bytes | None) -> Any:
-        """The document, an object or array. Raises InvalidBody and says what is wrong with it."""
-        if not data:
-            raise InvalidBody("The body is missing: the body could not be parsed.")
-        try:
-            document = _decode_any(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidBody(f"The body could not be parsed: {error}.") from None
-        if not isinstance(document, dict | list):
-            raise InvalidBody("The body could not be parsed: it must be a JSON object or array.")
-        if data.count(b"[") + data.count(b"{") > self._depth_max:
-            self._check_depth(document)
-        if _MAYBE_BIG in data.translate(_DIGITS):
-            _check_integers(document)
-        return document
-
-    def _check_depth(self, document: Any) -> None:
-        level, depth = [document], 0
-        while level:
-            depth += 1
-            if depth > self._depth_max:
-                raise InvalidBody(
-                    "The body could not be parsed: it is nested deeper than"
-                    f" {self._depth_max} levels."
-                )
-            level = [
-                inner
-                for outer in level
-                for inner in (outer.values() if isinstance(outer, dict) else outer)
-                if isinstance(inner, dict | list)
-            ]
+class Json(Documents):
+    """Reads the bodies of requests (contract http-v2.md section 1.6)."""
 
     def object(self, data: bytes | None) -> dict[str, Any]:
         """The document, which must be an object."""
@@ -243,19 +175,6 @@ def _new_message(one: Any, at: int) -> NewMessage:
     )
 
 
-def _check_integers(value: Any) -> None:
-    """Raise InvalidBody if an integer does not fit in 64 bits."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
-        elif isinstance(one, int) and not INT_MIN <= one <= INT_MAX:
-            raise InvalidBody("The body could not be parsed: integer too large.")
-
-
 _ESCAPE = re.compile(r"~(?![01])")
 _OPS: tuple[Literal["add", "remove", "replace"], ...] = ("add", "remove", "replace")
 
@@ -281,8 +200,18 @@ def _change(operation: Any) -> Change:
     return Change(op, tokens[1], operation.get("value"))
 
 
+def request_id(bits: Callable[[int], int]) -> str:
+    """A new one, as OpenStack's services write them. ``bits`` makes a number of so many."""
+    text = f"{bits(128):032x}"
+    return f"req-{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+
+
 def error(problem: NuskuError) -> bytes:
-    """The error document."""
+    """The error document. One of them has the form that Keystone gave it."""
+    if problem.status == 401:
+        return encode(
+            {"error": {"code": 401, "title": problem.title, "message": problem.detail}},
+        )
     link = _HELP if problem.status == 406 else None
     return encode(_Error(problem.title, problem.detail, link))
 
@@ -304,26 +233,6 @@ def message(view: View, m: Message) -> _Message:
 
 def messages(view: View | None) -> list[_Message]:
     return [] if view is None else [message(view, m) for m in view.messages]
-
-
-def popped(view: View, m: Message) -> _Popped:
-    """Contract http-v2.md section 4.7: no href."""
-    checksum = None if m.attributes is None else codec.attributes(m).checksum
-    basic = (view.id_of(m), view.age_s(m), m.ttl_s, msgspec.Raw(m.body), None, m.count)
-    return _Popped(*basic) if checksum is None else _PoppedWithChecksum(*basic, checksum)
-
-
-def subscription(one: Subscription) -> _Subscription:
-    """Contract http-v2.md section 6: clients want all seven members."""
-    return _Subscription(
-        one.id,
-        one.key.name,
-        one.subscriber,
-        one.ttl_s,
-        one.age_s,
-        one.options,
-        one.confirmed,
-    )
 
 
 def ping(one: Attempt) -> _Ping:

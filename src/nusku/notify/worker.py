@@ -16,7 +16,7 @@ from nusku.broker import Attempt, Broker, retry, subscribers
 from nusku.broker.deliveries import Delivery, Parcel, Progress, Recipient
 from nusku.broker.subscriptions import agreed, paused, recipient
 from nusku.config import Settings
-from nusku.errors import NuskuError
+from nusku.errors import NuskuError, QuotaExceeded
 from nusku.metrics import Metrics
 from nusku.model import QueueKey, Record
 from nusku.notify.outcome import Outcome, Sender
@@ -42,6 +42,7 @@ JOURNAL_PATIENCE_S = 2.0  # when the server stops
 
 PESTERED = Outcome("refused", detail="The subscriber was asked often enough; replay it later.")
 UNCONFIRMED = Outcome("refused", detail="The subscriber has not confirmed the subscription.")
+UNREADABLE = Outcome("failed", "internal", detail="What was to be told cannot be decrypted.")
 
 
 class Notifier:
@@ -436,6 +437,9 @@ class _Pump:
             await self._deliveries.put_back(self.key, claim, (delivery.position,))
 
     async def _deliver(self, to: Recipient, claim: str, delivery: Delivery) -> Standing | None:
+        if not delivery.readable:
+            await self._try_again(to, claim, delivery, UNREADABLE)
+            return None
         if delivery.parcel.kind == "notification" and not self._agreed:
             progress = msgspec.structs.replace(delivery.progress, reason=UNCONFIRMED.detail)
             await self._give_up(to, claim, delivery, progress, UNCONFIRMED)
@@ -515,8 +519,11 @@ class _Pump:
             status=outcome.status,
         )
         target = to.options.get("_dead_letter_queue")
-        if target and delivery.parcel.kind == "notification":
-            await notifier.broker.messages.dead_letter(to, delivery.parcel, target)
+        if target and delivery.readable and delivery.parcel.kind == "notification":
+            try:
+                await notifier.broker.messages.dead_letter(to, delivery.parcel, target)
+            except QuotaExceeded as error:
+                log.warning("a dead letter has no room", subscription=to.id, reason=error.detail)
         await self._deliveries.give_up(
             self.key, claim, delivery.position, notifier.keep_s, progress
         )

@@ -1,4 +1,4 @@
-"""The keeping: two interfaces that every backend implements, and how one is opened.
+"""The keeping: three interfaces that every backend implements, and how one is opened.
 
 A backend is a folder beside this file, a line in :func:`open_store`, and done when
 ``tests/storage`` passes on it. Promises that hold for every operation:
@@ -40,11 +40,13 @@ from nusku.model import (
     QueueRef,
     Record,
     Stored,
+    Weight,
 )
 from nusku.storage.uri import split
 
 TICK_MS = 100
 POSITIONS_MAX = 1 << 43  # every position is below
+NO_BODIES: Mapping[int, bytes] = MappingProxyType({})
 SERVED = ("queue", "topic")  # kinds of queues that the service offers; the others are internal
 
 POSTGRES = frozenset({"postgresql", "postgres"})
@@ -218,11 +220,12 @@ class MessageStore(Protocol):
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
         claim: str | None = None,
+        bodies: Mapping[int, bytes] = NO_BODIES,
     ) -> Awaitable[list[int]]:
         """Move messages to the end of another queue of this store; return their new positions.
 
-        Free ones, and those that ``claim`` holds. Age, count and attributes go with them, save for
-        those given here; with ``ttl_s`` they live that long from now, else as long as they had
+        Free ones, and those that ``claim`` holds. Age, count, attributes and bodies go with them,
+        save for those given here by position; with ``ttl_s`` they live that long from now, else as long as they had
         left. Raises Stale for the target, and Apart where the two are of different homes and the
         store keeps those in different places; a source that is gone has nothing to move.
         """
@@ -238,6 +241,15 @@ class MessageStore(Protocol):
 
     def occupied(self, kind: Kind) -> Awaitable[list[Occupied]]:
         """All internal queues of a kind that hold messages, in no order."""
+
+    def holdings(self, project: str) -> Awaitable[list[Holding]]:
+        """The queues and topics of a project that hold messages, sealed or not, in no order."""
+
+    def weigh(self, ref: QueueRef, after: int, through: int) -> Awaitable[Weight]:
+        """The messages behind position ``after``, up to ``through`` or as far as one step looks.
+
+        Sealed or not. Raises Stale for another generation.
+        """
 
     def clear(self, ref: QueueRef) -> Awaitable[None]:
         """Remove all messages; positions go on from where they were."""
@@ -344,6 +356,38 @@ class RecordStore(Protocol):
         """Store these as they are, in place of what has their keys."""
 
 
+class Entry(NamedTuple):
+    """What a registry holds under a name of a table."""
+
+    table: str
+    name: str
+    value: bytes
+
+
+class Registry(Protocol):
+    """What operators say beside a running service: small values by table and name.
+
+    Several processes may use it at the same time, on an embedded store too. Every operation is
+    atomic, a write durable when it returns. All raise Unavailable, and StoreRefused for a file that
+    is not a registry.
+    """
+
+    def revision(self) -> Awaitable[str]:
+        """A text that is another one after each write."""
+
+    def read(self, table: str, name: str) -> Awaitable[bytes | None]:
+        """The value; None where there is none."""
+
+    def all(self, table: str) -> Awaitable[dict[str, bytes]]:
+        """All values of a table by their names."""
+
+    def write(self, table: str, name: str, value: bytes | None) -> Awaitable[None]:
+        """Keep this value, in place of what is there; None removes it."""
+
+    def dump(self) -> Awaitable[list[Entry]]:
+        """All there is."""
+
+
 Hint = Callable[[QueueKey], None]
 
 
@@ -361,6 +405,7 @@ class Store(NamedTuple):
 
     messages: MessageStore
     records: RecordStore
+    registry: Registry
     ping: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
     failed: Awaitable[str]
@@ -389,7 +434,10 @@ class StoreOptions(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings, instead: Mapping[str, Any] = MappingProxyType({})) -> Self:
-        """What the settings say, or ``instead``, by the names of settings."""
+        """What the settings say, or ``instead``, by the names of settings.
+
+        No store may take longer than the settings say: leases of quotas go by that.
+        """
 
         def option(name: str) -> Any:
             return instead.get(name, getattr(settings, name))
@@ -399,7 +447,7 @@ class StoreOptions(NamedTuple):
             option("disk_watermark"),
             option("listen_store"),
             option("store_connections"),
-            option("store_timeout"),
+            min(option("store_timeout"), settings.store_timeout),
             option("synchronous_standby"),
             option("redis_replicas"),
             option("unreliable"),

@@ -16,6 +16,7 @@ from nusku.errors import StoreRefused
 from nusku.model import Holding, QueueKey, QueueRef, Record, Stored
 from nusku.storage import POSITIONS_MAX, MessageStore, RecordStore, Stale, Store
 from nusku.storage.identity import IDENTITY, identity_of
+from nusku.storage.registry import REVISION, of_registry, replicate
 
 T = TypeVar("T")
 
@@ -239,14 +240,16 @@ class _Copy:
         await self._begin()
         await self._compare_clocks()
         queues = [one async for one in _queues(self._source.messages)]
-        records = [_place(one) async for one in _records(self._source.records)]
+        records = [one async for one in _records(self._source.records) if _kept(one)]
         self._whole = sum(one.messages for one in queues) + len(records)
         await self._drop_others(queues)
         await self._copy_queues(queues)
         await self._copy_records()
+        entries = await replicate(self._source.registry, self._target.registry)
         messages = await self._verify()
         await self._target.records.delete(COPY, "", COPY)
-        return Summary(len(records), len(queues), messages, time.monotonic() - started_s)
+        seconds = time.monotonic() - started_s
+        return Summary(len(records) + entries, len(queues), messages, seconds)
 
     async def _begin(self) -> None:
         """Mark the target as an unfinished copy of the source."""
@@ -319,7 +322,11 @@ class _Copy:
             ends = [_place(page[-1]) for page in (theirs, ours) if len(page) == PAGE]
             through = min(ends) if ends else None
             before, wanted = (
-                {_place(one): one for one in page if through is None or _place(one) <= through}
+                {
+                    _place(one): one
+                    for one in page
+                    if _kept(one) and (through is None or _place(one) <= through)
+                }
                 for page in (ours, theirs)
             )
             for place in before.keys() - wanted.keys() - {(COPY, "", COPY)}:
@@ -382,10 +389,13 @@ def _always(ref: QueueRef) -> Callable[[], Awaitable[QueueRef]]:
 
 
 async def _is_empty(store: Store) -> bool:
-    """Whether it holds nothing but an identity, which it may have got by being looked at."""
-    records = await store.records.dump(("", "", ""), 2)
-    others = [one for one in records if one.kind != IDENTITY]
-    return not others and not await store.messages.queues(None, 1)
+    """Whether it holds nothing but an identity, which it may have got by being looked at, and a
+    registry in which there is nothing any more.
+    """
+    records = await store.records.dump(("", "", ""), 3)
+    others = [one for one in records if one.kind not in {IDENTITY, REVISION}]
+    queues = await store.messages.queues(None, 1)
+    return not (others or queues or await store.registry.dump())
 
 
 async def _queues(store: MessageStore) -> AsyncIterator[Holding]:
@@ -406,6 +416,11 @@ async def _records(store: RecordStore) -> AsyncIterator[Record]:
 
 def _place(record: Record) -> tuple[str, str, str]:
     return record.kind, record.project, record.key
+
+
+def _kept(record: Record) -> bool:
+    """Whether it is copied as a record; where the registry is depends on the kind of store."""
+    return not of_registry(record.kind)
 
 
 def _plain(record: Record) -> Record:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from nusku import keys
 from nusku.addresses import Addresses
 from nusku.auth import Trusts
 from nusku.broker import Broker, Pools
@@ -65,9 +66,16 @@ async def _opened(settings: Settings) -> AsyncIterator[_Here]:
     try:
         addresses = Addresses(settings, own=[(settings.host, settings.port)])
         broker = Broker(
-            pools, settings, Metrics(), rng, signing_key="", trusts=trusts, addresses=addresses
+            pools,
+            settings,
+            Metrics(),
+            rng,
+            signing_key="",
+            trusts=trusts,
+            addresses=addresses,
+            ring=keys.ring(settings),
         )
-        yield _Here(broker, Arrivals(pools, broker.queues, settings, addresses, rng))
+        yield _Here(broker, Arrivals(pools, broker.queues, broker.codec, settings, addresses, rng))
     finally:
         await trusts.close()
         await pools.close()

@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import msgspec
 
+from tests.canaries import BODY
+
 HEARD = "heard.jsonl"  # what receivers of notifications wrote down
 
 OK = "ok"  # a complete 2xx answer
@@ -126,7 +128,7 @@ def read_ops(file: Path) -> list[Op]:
 
 def make_body(run: int, q: str, p: str, n: int) -> dict[str, Any]:
     """A message body that tells where it belongs, who posted it, and whether it was changed."""
-    body = {"run": run, "q": q, "p": p, "n": n, "pad": "é·" * (n % 40)}
+    body = {"run": run, "q": q, "p": p, "n": n, "pad": BODY + "é·" * (n % 40)}
     return body | {"sum": _sum(body)}
 
 

@@ -14,6 +14,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from tests import forking
+from tests.canaries import BODY, SETTINGS, insist_absent
 from tests.live import settings_environment
 
 FAST = {
@@ -48,7 +49,8 @@ class Server:
         name: str = "server",
     ) -> None:
         self.uri = store if isinstance(store, str) else f"sqlite:///{store.absolute()}"
-        self.settings = FAST | dict(settings or {})
+        confided = {f"NUSKU_{name.upper()}": value for name, value in SETTINGS.items()}
+        self.settings = FAST | confided | dict(settings or {})
         self.address: tuple[str, int] | None = None
         self.name = name
         self.log = logs / f"{name}.log"
@@ -149,6 +151,8 @@ class Server:
             code = process.wait(timeout)
             if process.stdout:
                 process.stdout.close()
+            written = self.log.read_text(errors="replace") if self.log.exists() else ""
+            insist_absent(written, (BODY, *SETTINGS.values()), "the log")
             return code
         return None
 

@@ -3,6 +3,7 @@
 from nusku.config import Settings
 from nusku.http.openapi import claims, messages, pools, queues, service, shares, subscriptions
 from nusku.http.openapi.components import components
+from nusku.http.openapi.credentials import with_credentials
 from nusku.http.openapi.parts import QUEUE, TOPIC
 
 _ABOUT = """\
@@ -22,7 +23,7 @@ same `Client-ID` posted, so neither hears itself.
 
 With one producer, messages come out in the order in which they were posted.
 
-**Every request** under `/v2` needs two headers: `Client-ID` and `X-Project-ID`. Bodies are JSON in \
+**Every request** under `/v2` needs two headers: `Client-ID` and {identity}. Bodies are JSON in \
 UTF-8. All durations are whole seconds.
 
 **Errors** are JSON objects with a `title` and, mostly, a `description`. A 4xx answer says what \
@@ -44,6 +45,11 @@ it when you report a problem.
 The API is that of Zaqar, version 2, so its clients work here.
 """
 
+_BELIEVED = "`X-Project-ID`"
+_PROVED = (
+    "`X-Auth-Token`, with a token or key that says who asks and for which project (or "
+    "`Authorization: Bearer`, or a signature)"
+)
 _KEPT = {
     "full": "What was answered with success is on disk.",
     "normal": "What was answered with success survives the end of the program, but of the last "
@@ -74,6 +80,12 @@ _TAGS = {
 
 def document(settings: Settings, version: str) -> dict[str, object]:
     """The document, ready for JSON; ``version`` is that of nusku."""
+    whole = _document(settings, version)
+    return whole if settings.auth == ("none",) else with_credentials(whole, settings)
+
+
+def _document(settings: Settings, version: str) -> dict[str, object]:
+    identity = _BELIEVED if settings.auth == ("none",) else _PROVED
     return {
         "openapi": "3.1.0",
         "info": {
@@ -81,7 +93,7 @@ def document(settings: Settings, version: str) -> dict[str, object]:
             "version": version,
             "summary": "Message queues over HTTP",
             "description": _ABOUT.format(
-                settings=settings, kept=_KEPT[settings.sqlite_synchronous]
+                settings=settings, kept=_KEPT[settings.sqlite_synchronous], identity=identity
             ),
         },
         "servers": [{"url": "/", "description": "This server"}],

@@ -27,6 +27,7 @@ def paths(settings: Settings) -> Node:
         ref("parameters", "QueueName"),
         ref("parameters", "ClientId"),
         ref("parameters", "OwnerId"),
+        ref("parameters", "QueueProjectId"),
     ]
     return {
         _BASE: {"parameters": named, "post": _create(settings)},

@@ -1,6 +1,5 @@
 """What operations refer to by name: parameters, response headers, errors, and the schemas."""
 
-from nusku.broker.rules import PROJECT_MAX
 from nusku.config import Settings
 from nusku.http.openapi import (
     examples,
@@ -12,6 +11,7 @@ from nusku.http.openapi import (
 )
 from nusku.http.openapi.parts import QUEUE, TOPIC, Node, Noun, answer, array, closed, string
 from nusku.http.openapi.schemas import NAME
+from nusku.model import PROJECT_MAX
 
 _TRUE = ("true", "True", "t", "yes", "y", "1", "on")
 _FALSE = ("false", "False", "f", "no", "n", "0", "off")
@@ -155,6 +155,14 @@ def _identity(settings: Settings) -> Node:
         # Only where the path holds a name is the length of the project's looked at.
         "ProjectId": {**project, "schema": string(minLength=1)},
         "OwnerId": {**project, "schema": string(minLength=1, maxLength=PROJECT_MAX)},
+        "QueueProjectId": {
+            "name": "Queue-Project-ID",
+            "in": "header",
+            "required": False,
+            "description": "Another project, whose queue or topic this is about; its `_grants` "
+            "must allow it to you.",
+            "schema": string(minLength=1, maxLength=PROJECT_MAX),
+        },
         "Roles": {
             "name": "X-Roles",
             "in": "header",

@@ -1,5 +1,7 @@
 """Messages of a queue or topic: post, list, show, delete, pop."""
 
+from typing import cast
+
 from nusku.broker.rules import PAGE_DEFAULT
 from nusku.config import Settings
 from nusku.errors import (
@@ -9,6 +11,7 @@ from nusku.errors import (
     InvalidParameter,
     MessageClaimed,
     NotFound,
+    QuotaExceeded,
     StoreFull,
 )
 from nusku.http.openapi.examples import BODY, CLAIM_ID, MESSAGE_IDS, message, next_link, popped
@@ -22,6 +25,7 @@ from nusku.http.openapi.parts import (
     array,
     body,
     flag,
+    header,
     integer,
     link,
     operation,
@@ -37,6 +41,7 @@ def paths(noun: Noun, settings: Settings) -> Node:
         ref("parameters", f"{noun.schema}Name"),
         ref("parameters", "ClientId"),
         ref("parameters", "OwnerId"),
+        ref("parameters", "QueueProjectId"),
     ]
     return {
         f"{noun.path}/messages": {
@@ -61,6 +66,16 @@ def wait(settings: Settings) -> Node:
         "If there is nothing, wait up to this many seconds for something to come, and answer at "
         "once when it does. 0 if not given.",
     )
+
+
+_IN_QUERY = (
+    ("client_id", "in the place of `Client-ID`."),
+    ("project_id", "in the place of `X-Project-ID`."),
+    ("signature", "in the place of `URL-Signature`."),
+    ("methods", "in the place of `URL-Methods`."),
+    ("paths", "in the place of `URL-Paths`."),
+    ("expires", "in the place of `URL-Expires`."),
+)
 
 
 def _post(noun: Noun, settings: Settings) -> Node:
@@ -88,11 +103,22 @@ def _post(noun: Noun, settings: Settings) -> Node:
                 links=_readers(noun),
             )
         },
-        refusals=(*STORED, noun.invalid_name, Invalid, InvalidBody, StoreFull),
+        refusals=(*STORED, noun.invalid_name, Invalid, InvalidBody, QuotaExceeded, StoreFull),
     )
 
 
 def _list(noun: Noun, settings: Settings) -> Node:
+    node = _page(noun, settings)
+    responses = cast("dict[str, dict[str, dict[str, Node]]]", node["responses"])
+    events = "id: {}\ndata: {}\n\n".format(MESSAGE_IDS[0], '{"id":"…","href":"…","ttl":300,…}')
+    responses["200"]["content"]["text/event-stream"] = {
+        "schema": string("Events, each with a message as its data and the message's id as its id."),
+        "example": events,
+    }
+    return node
+
+
+def _page(noun: Noun, settings: Settings) -> Node:
     top = settings.max_messages_per_page
     href = f"{noun.example_path}/messages?limit=1&marker={MESSAGE_IDS[0]}"
     return operation(
@@ -103,7 +129,12 @@ def _list(noun: Noun, settings: Settings) -> Node:
         "number of readers can follow, each with a marker of its own. What you have posted "
         "yourself, and what is claimed or delayed, is left out unless you ask for it.\n\n"
         "With `ids`: just these messages, whatever their state, in the order asked for; other "
-        "parameters play no role.",
+        "parameters play no role.\n\n"
+        "With `Accept: text/event-stream`: the messages after `marker`, claimed and delayed ones "
+        "too, and then each new one as it comes, as server-sent events. `Last-Event-ID` goes on "
+        "behind that message. Browsers cannot send headers with such a request, so "
+        "`client_id`, `project_id` and the members `signature`, `methods`, `paths` and `expires` of "
+        "a pre-signed URL may be in the query.",
         parameters=[
             query(
                 "marker",
@@ -112,6 +143,12 @@ def _list(noun: Noun, settings: Settings) -> Node:
                 "message seen. An unknown one gives an empty page.",
             ),
             query("limit", integer(1, top), f"How many at most. {PAGE_DEFAULT} if not given."),
+            header(
+                "Last-Event-ID",
+                string(),
+                "For a stream of events: begin after this message, whatever `marker` says.",
+            ),
+            *(query(name, string(), f"For a stream of events: {text}") for name, text in _IN_QUERY),
             flag("echo", "List what this `Client-ID` has posted, too.", example="true"),
             flag("include_claimed", "List what somebody has claimed, too."),
             flag("include_delayed", "List what is still delayed, too."),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nusku.errors import (
     EmptyProject,
+    Forbidden,
     Invalid,
     InvalidContentType,
     InvalidQueueName,
@@ -37,7 +38,7 @@ IDENTIFIED: Refusals = (
     MissingProject,
     EmptyProject,
 )
-STORED: Refusals = (*IDENTIFIED, Unavailable)
+STORED: Refusals = (*IDENTIFIED, Forbidden, Unavailable)
 
 
 class Noun(NamedTuple):
@@ -155,6 +156,11 @@ def query(name: str, of: Node, text: str, *, example: object = None, **more: obj
     return node if example is None else {**node, "example": example}
 
 
+def header(name: str, of: Node, text: str) -> Node:
+    """A header that may be sent."""
+    return {"name": name, "in": "header", "description": text, "schema": of}
+
+
 def flag(name: str, text: str, *, example: object = None) -> Node:
     """A boolean query parameter: ``false`` if not given, in any of the spellings clients use."""
     return query(name, schema("Flag"), text, example=example)
@@ -187,7 +193,7 @@ def operation(
         node["requestBody"] = body
     node["responses"] = {
         **{str(status): answer for status, answer in answers.items()},
-        **_refused(refusals),
+        **refused(refusals),
     }
     return node
 
@@ -236,7 +242,8 @@ def link(operation_id: str, text: str, noun: Noun, **parameters: str) -> Node:
     return {"operationId": operation_id, "description": text, "parameters": parameters}
 
 
-def _refused(classes: Iterable[type[NuskuError]]) -> Node:
+def refused(classes: Iterable[type[NuskuError]]) -> Node:
+    """The answers to what goes wrong, by status."""
     by_status: dict[int, list[type[NuskuError]]] = {}
     for cls in dict.fromkeys(classes):
         by_status.setdefault(cls.status, []).append(cls)

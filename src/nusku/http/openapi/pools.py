@@ -10,7 +10,6 @@ from nusku.config import Settings
 from nusku.config.settings import FIELDS, allowed_values
 from nusku.errors import (
     Conflict,
-    Forbidden,
     Invalid,
     InvalidBody,
     InvalidFlavor,
@@ -148,7 +147,7 @@ def _list_pools(settings: Settings) -> Node:
                 headers=("Content-Location",),
             )
         },
-        refusals=(*STORED, Forbidden, Invalid, InvalidParameter),
+        refusals=(*STORED, Invalid, InvalidParameter),
     )
 
 
@@ -160,7 +159,7 @@ def _show_pool(settings: Settings) -> Node:
         f"Passwords are shown as `{pooldocs.HIDDEN}`. Needs the role `admin`.",
         parameters=[flag("detailed", "Show the options, too.")],
         answers={200: answer("The pool.", schema("Pool"), example=_pool(settings))},
-        refusals=(*STORED, Forbidden, InvalidParameter, NotFound),
+        refusals=(*STORED, InvalidParameter, NotFound),
     )
 
 
@@ -182,7 +181,7 @@ def _put_pool(settings: Settings) -> Node:
         answers={
             201: answer("Added, or described anew. `Location` is its path.", headers=("Location",))
         },
-        refusals=(*STORED, Forbidden, Invalid, InvalidBody, InvalidPool, Conflict, StoreFull),
+        refusals=(*STORED, Invalid, InvalidBody, InvalidPool, Conflict, StoreFull),
     )
 
 
@@ -210,7 +209,6 @@ def _change_pool(settings: Settings) -> Node:
         answers={200: answer("The pool as it is now.", schema("Pool"), example=_pool(settings))},
         refusals=(
             *STORED,
-            Forbidden,
             Invalid,
             InvalidBody,
             InvalidParameter,
@@ -230,7 +228,7 @@ def _delete_pool() -> Node:
         "Refused while queues with messages are in it: drain it first. Empty queues are placed "
         "anew when they are used next. The store is left as it is. Needs the role `admin`.",
         answers={204: answer("Deleted, or there is no such pool.")},
-        refusals=(*STORED, Forbidden, PoolInUse, StoreFull),
+        refusals=(*STORED, PoolInUse, StoreFull),
     )
 
 
@@ -254,7 +252,7 @@ def _drain() -> Node:
                 },
             )
         },
-        refusals=(*STORED, Forbidden, NotFound, StoreFull),
+        refusals=(*STORED, NotFound, StoreFull),
     )
 
 
@@ -312,7 +310,7 @@ def _put_flavor(settings: Settings) -> Node:
         answers={
             201: answer("Created, or changed. `Location` is its path.", headers=("Location",))
         },
-        refusals=(*STORED, Forbidden, Invalid, InvalidBody, InvalidFlavor, StoreFull),
+        refusals=(*STORED, Invalid, InvalidBody, InvalidFlavor, StoreFull),
     )
 
 
@@ -333,7 +331,6 @@ def _change_flavor(settings: Settings) -> Node:
         },
         refusals=(
             *STORED,
-            Forbidden,
             Invalid,
             InvalidBody,
             InvalidFlavorUpdate,
@@ -351,7 +348,7 @@ def _delete_flavor() -> Node:
         "Its pools have none then. Queues stay where they are, but no more can be created with it. "
         "Needs the role `admin`.",
         answers={204: answer("Deleted, or there is no such flavor.")},
-        refusals=(*STORED, Forbidden, StoreFull),
+        refusals=(*STORED, StoreFull),
     )
 
 

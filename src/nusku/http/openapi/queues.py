@@ -8,6 +8,7 @@ from nusku.errors import (
     InvalidBody,
     InvalidParameter,
     NotFound,
+    QuotaExceeded,
     StoreFull,
     UnsupportedMediaType,
 )
@@ -47,7 +48,10 @@ def paths(noun: Noun, settings: Settings) -> Node:
             "patch": _change(noun, settings),
             "delete": _delete(noun),
         },
-        f"{noun.path}/stats": {"parameters": named, "get": _stats(noun)},
+        f"{noun.path}/stats": {
+            "parameters": [*named, ref("parameters", "QueueProjectId")],
+            "get": _stats(noun),
+        },
         f"{noun.path}/purge": {"parameters": named, "post": _purge(noun)},
     }
 
@@ -129,7 +133,7 @@ def _create(noun: Noun, settings: Settings) -> Node:
             201: answer("Created.", headers=location),
             204: answer("It was there already. Nothing was changed.", headers=location),
         },
-        refusals=(*STORED, noun.invalid_name, Invalid, InvalidBody, StoreFull),
+        refusals=(*STORED, noun.invalid_name, Invalid, InvalidBody, QuotaExceeded, StoreFull),
     )
 
 

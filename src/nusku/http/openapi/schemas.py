@@ -1,5 +1,6 @@
 """The shapes of bodies: of queues and topics, messages, and claims."""
 
+from nusku.broker.grants import GRANTS_MAX, NAME_MAX, RIGHTS
 from nusku.broker.rules import PAGE_DEFAULT, RETRY_FUNCTIONS, RETRY_NUMBERS
 from nusku.config import Settings
 from nusku.http.openapi.parts import (
@@ -16,6 +17,7 @@ from nusku.http.openapi.parts import (
 )
 
 NAME = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
+_NAMED = {"minLength": 1, "maxLength": NAME_MAX}
 _CREATED = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 
 
@@ -41,6 +43,21 @@ def metadata(settings: Settings) -> Node:
             "`maximum_delay` must be at least 10 more than `minimum_delay`; in between the delays "
             "grow by the `retry_backoff_function`, `linear` if not given.",
         ),
+        "Grant": {
+            **closed(
+                {
+                    "may": array({"enum": [*RIGHTS]}, "What they may do.", minItems=1),
+                    "project": string(
+                        "Whose callers; the project of the queue if not given.", **_NAMED
+                    ),
+                    "user": string("The id of a user, the only one then.", **_NAMED),
+                    "role": string("A role that they must have in their project.", **_NAMED),
+                },
+                "Somebody who may do something. At least one of `project`, `user` and `role`.",
+                optional=("project", "user", "role"),
+            ),
+            "minProperties": 2,
+        },
         "Metadata": open_object(
             _reserved(settings),
             "Any JSON object: what you want to note about it. Keys that begin with `_` are "
@@ -79,10 +96,16 @@ def _reserved(settings: Settings) -> dict[str, Node]:
             None, None, "How often a message may be claimed before it is moved.", null=True
         ),
         "_enable_encrypt_messages": {
-            "enum": [False, None],
-            "description": "Whether bodies are encrypted at rest. Not available yet.",
+            "type": ["boolean", "null"],
+            "description": "Whether bodies are encrypted where they are stored. Takes keys that the "
+            "server knows; what was posted before stays as it is.",
         },
         "_retry_policy": {"anyOf": [schema("RetryPolicy"), {"type": "null"}]},
+        "_grants": {
+            "anyOf": [array(schema("Grant"), maxItems=GRANTS_MAX), {"type": "null"}],
+            "description": "Who else may use it. Making a grant takes leave to share the queue, "
+            "and to do oneself what is granted.",
+        },
     }
 
 

@@ -150,7 +150,7 @@ def _health() -> Node:
                 example={"catalog_reachable": True, "default": store},
             )
         },
-        refusals=(*STORED, Forbidden),
+        refusals=STORED,
     )
 
 

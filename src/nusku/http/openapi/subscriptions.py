@@ -10,6 +10,7 @@ from nusku.errors import (
     NotFound,
     NothingToUpdate,
     NuskuError,
+    QuotaExceeded,
     StoreFull,
     TrustFailed,
 )
@@ -104,7 +105,9 @@ def _create(noun: Noun, settings: Settings) -> Node:
                 links=_made(noun),
             )
         },
-        refusals=_named(noun, Invalid, InvalidBody, Conflict, StoreFull, TrustFailed),
+        refusals=_named(
+            noun, Invalid, InvalidBody, Conflict, QuotaExceeded, StoreFull, TrustFailed
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from nusku.storage.postgres.link import UNREACHABLE, check, connect_to_primary, 
 from nusku.storage.postgres.listening import Listening
 from nusku.storage.postgres.messages import PostgresMessages
 from nusku.storage.postgres.records import PostgresRecords
+from nusku.storage.registry import RecordsRegistry
 
 __all__ = ["inspect", "migrate", "open_store"]
 
@@ -72,9 +73,11 @@ async def open_store(
         await messages.ping()
 
     never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    records = PostgresRecords(connections)
     return Store(
         messages,
-        PostgresRecords(connections),
+        records,
+        RecordsRegistry(records),
         ping,
         close,
         never,

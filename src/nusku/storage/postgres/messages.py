@@ -19,8 +19,9 @@ from nusku.model import (
     QueueKey,
     QueueRef,
     Stored,
+    Weight,
 )
-from nusku.storage import POSITIONS_MAX, SERVED, Admitted, Removal, Removed, Stale
+from nusku.storage import NO_BODIES, POSITIONS_MAX, SERVED, Admitted, Removal, Removed, Stale
 from nusku.storage.postgres.connections import Connections
 from nusku.storage.postgres.looks import CLAIMED, COUNT, DELAYED, GET, HELD, PAGE, Look, Looks
 from nusku.storage.postgres.operations import Many, Singles
@@ -58,11 +59,11 @@ class PostgresMessages:
         self._call = {
             name: calling(schema, name, n)
             for name, n in {
-                "volume": 1, "occupied": 2, "backlog": 2, "sweep": 2, "remember": 1, "move": 10,
-                "remove_held": 8, "list_queues": 5, "dump": 8, "load": 23, "ping": 1,
+                "volume": 1, "occupied": 2, "backlog": 2, "sweep": 2, "remember": 1, "move": 13,
+                "remove_held": 8, "list_queues": 5, "holdings": 2, "weigh": 7, "dump": 8, "load": 23, "ping": 1,
             }.items()
         }  # fmt: skip
-        self._work = Work(connections, calling(schema, "work", 44))
+        self._work = Work(connections, calling(schema, "work", 44), calling(schema, "post", 18))
         self._looks = Looks(connections, calling(schema, "read", 14), self._work)
         self._rules: Many[tuple[str | None, str | None]] = Many(
             connections,
@@ -276,6 +277,7 @@ class PostgresMessages:
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
         claim: str | None = None,
+        bodies: Mapping[int, bytes] = NO_BODIES,
     ) -> Awaitable[list[int]]:
         def read(rows: list[Any]) -> list[int]:
             if rows[0][0] is None:
@@ -291,6 +293,9 @@ class PostgresMessages:
             claim_id(claim or ""),
             _or_none(attributes),
             list(attributes.values()),
+            _or_none(bodies),
+            list(map(crc, bodies.values())),
+            list(bodies.values()),
         )
         return self._writes.call(self._call["move"], arguments, read)
 
@@ -342,13 +347,19 @@ class PostgresMessages:
     # From one store to another
 
     def queues(self, after: QueueKey | None, limit: int) -> Awaitable[list[Holding]]:
-        def read(rows: list[Any]) -> list[Holding]:
-            return [
-                Holding(QueueRef(QueueKey(*row[:3]), row[3], row[4]), *row[5:9]) for row in rows
-            ]
-
         arguments = (*(after or ("", "", "")), limit)
-        return self._reads.call(self._call["list_queues"], arguments, read)
+        return self._reads.call(self._call["list_queues"], arguments, _holdings)
+
+    def holdings(self, project: str) -> Awaitable[list[Holding]]:
+        return self._reads.call(self._call["holdings"], (project,), _holdings)
+
+    async def weigh(self, ref: QueueRef, after: int, through: int) -> Weight:
+        after, through = (min(max(position, 0), POSITIONS_MAX) for position in (after, through))
+        arguments = (*ref.key, ref.generation, after, through)
+        rows = await self._reads.call(self._call["weigh"], arguments, list)
+        if not rows:
+            raise Stale
+        return Weight(*rows[0])
 
     async def dump(
         self, ref: QueueRef, after: int, limit: int, *, bodies: bool = True
@@ -386,6 +397,10 @@ class PostgresMessages:
             )
             if done == -1:
                 raise Stale
+
+
+def _holdings(rows: list[Any]) -> list[Holding]:
+    return [Holding(QueueRef(QueueKey(*row[:3]), row[3], row[4]), *row[5:9]) for row in rows]
 
 
 def _possible(positions: Iterable[int]) -> list[int]:

@@ -209,7 +209,9 @@ END $$;
 -- either is sealed.
 CREATE FUNCTION move(
     env bigint[], a_kind text[], a_project text[], a_name text[], a_generation text[],
-    positions bigint[], a_ttl integer, a_claim uuid, attribute_positions bigint[], a_attributes bytea[]
+    positions bigint[], a_ttl integer, a_claim uuid, attribute_positions bigint[], a_attributes bytea[],
+    -- Nodes of an older version know nothing of these.
+    body_positions bigint[] DEFAULT '{}', a_crcs integer[] DEFAULT '{}', a_bodies bytea[] DEFAULT '{}'
 ) RETURNS bigint[]
 LANGUAGE plpgsql
 SET search_path FROM CURRENT
@@ -269,7 +271,13 @@ BEGIN
             expires_ms = coalesce(tick(now + a_ttl * 1000::bigint), m.expires_ms),
             attributes = coalesce(
                 (SELECT n.attributes FROM unnest(attribute_positions, a_attributes)
-                    AS n (position, attributes) WHERE n.position = p.position LIMIT 1), m.attributes)
+                    AS n (position, attributes) WHERE n.position = p.position LIMIT 1), m.attributes),
+            crc = coalesce(
+                (SELECT n.crc FROM unnest(body_positions, a_crcs)
+                    AS n (position, crc) WHERE n.position = p.position LIMIT 1), m.crc),
+            body = coalesce(
+                (SELECT n.body FROM unnest(body_positions, a_bodies)
+                    AS n (position, body) WHERE n.position = p.position LIMIT 1), m.body)
         FROM picked p WHERE m.ctid = p.at
         RETURNING m.expires_ms
     ), ended AS (
@@ -321,6 +329,72 @@ BEGIN
         u.seal <> '', greatest(now, u.last_ms)
     FROM queues u WHERE (u.kind, u.project, u.name) > (after_kind, after_project, after_name)
     ORDER BY u.kind, u.project, u.name LIMIT most;
+END $$;
+
+-- The queues and topics of a project that hold messages.
+CREATE FUNCTION holdings(env bigint[], which text)
+RETURNS TABLE (kind text, project text, name text, generation text, version bigint,
+    next_position bigint, messages bigint, sealed boolean, now_ms bigint)
+LANGUAGE plpgsql STABLE
+SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET enable_incremental_sort = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    now bigint;
+BEGIN
+    SELECT e.now_ms FROM enter(env, false) AS e INTO now;
+    RETURN QUERY
+    SELECT u.kind, u.project, u.name, u.generation, u.version, u.next_position,
+        (u.total - coalesce(e.n, 0))::bigint, u.seal <> '', greatest(now, u.last_ms)
+    FROM unnest('{queue, topic}'::text[]) AS k (kind) CROSS JOIN LATERAL (
+            SELECT q.* FROM queues q
+            WHERE (q.kind, q.project) = (k.kind, which) AND q.total > 0 OFFSET 0
+        ) AS u LEFT JOIN LATERAL (
+            SELECT sum(t.n) AS n FROM tallies t
+            WHERE (t.lane, t.kind, t.at_ms) >= (u.lane, 0, 0)
+                AND (t.lane, t.kind, t.at_ms) <= (u.lane, 0, greatest(now, u.last_ms))
+        ) AS e ON true
+    WHERE u.total > coalesce(e.n, 0);
+END $$;
+
+-- How many live messages there are behind a position, and the bytes of their bodies, up to `through`
+-- or as far as one step looks; no row if the queue is stale.
+CREATE FUNCTION weigh(
+    env bigint[], a_kind text, a_project text, a_name text, a_generation text, after bigint,
+    through bigint
+) RETURNS TABLE (messages bigint, bytes bigint, reached bigint)
+LANGUAGE plpgsql STABLE
+SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET enable_incremental_sort = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    span CONSTANT bigint := 4000;
+    now bigint;
+    q queues;
+    start bigint;
+BEGIN
+    SELECT e.now_ms FROM enter(env, false) AS e INTO now;
+    SELECT u.* FROM queues u
+    WHERE u.kind = a_kind AND u.project = a_project AND u.name = a_name INTO q;
+    IF q.id IS NULL OR q.generation <> a_generation THEN
+        RETURN;
+    END IF;
+    now := greatest(now, clock(env), q.last_ms);
+    start := greatest(after + 1, q.low);
+    reached := least(start + span, q.next_position, through + 1) - 1;
+    SELECT count(*), coalesce(sum(octet_length(m.body)), 0)::bigint FROM messages m
+    WHERE m.lane = q.lane AND m.position >= start AND m.position <= reached AND m.expires_ms > now
+    INTO messages, bytes;
+    SELECT m.position - 1 FROM messages m WHERE m.lane = q.lane AND m.position > reached
+    ORDER BY m.position LIMIT 1 INTO reached;
+    reached := least(coalesce(reached, through), through);
+    RETURN NEXT;
 END $$;
 
 -- Live messages behind a position as they are, and first a row without one that says where the

@@ -31,11 +31,11 @@ import asyncpg
 from nusku.errors import StoreRefused
 from nusku.storage.postgres.address import Address
 
-VERSION = 1
-FUNCTIONS = ("common", "work", "read", "queues", "records")
+VERSION = 2
+FUNCTIONS = ("common", "work", "post", "read", "queues", "records")
 
 # What leads from version n to n + 1: MIGRATIONS[n]. Functions are made anew each time.
-MIGRATIONS: Mapping[int, str] = {}
+MIGRATIONS: Mapping[int, str] = {1: "SELECT 'functions only'"}
 
 DROP_FUNCTIONS = """
 DO $$

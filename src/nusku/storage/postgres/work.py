@@ -59,13 +59,18 @@ def due(at_ms: int | None) -> int | None:
 
 
 class Add(Operation):
-    """Messages for one or several queues."""
+    """Messages for one or several queues. ``plain``: ``post`` can do it."""
 
-    __slots__ = ("places", "posts")
+    __slots__ = ("places", "plain", "posts")
 
     def __init__(self, posts: Sequence[tuple[QueueRef, Sequence[Draft]]]) -> None:
         super().__init__(sum(len(drafts) for _, drafts in posts))
         self.posts = posts
+        self.plain = not any(
+            draft.delay_s or draft.dedup is not None or draft.posted_ms or draft.count
+            for _, drafts in posts
+            for draft in drafts
+        )
         # Of each part: number of the queue, first offset, number of its first message in a batch.
         self.places: list[tuple[int, int, int]] = []
 
@@ -184,8 +189,8 @@ class Work:
 
     writes = True
 
-    def __init__(self, connections: Connections, statement: str) -> None:
-        self.statement = statement
+    def __init__(self, connections: Connections, work: str, post: str) -> None:
+        self.work, self.post = work, post  # statements
         self.connections = connections
         self._lanes: dict[QueueKey, _Lane] = {}
         self._listed: deque[QueueKey] = deque()
@@ -279,7 +284,8 @@ class WorkBatch:
         self._work = work
         self._operations = operations
         self._keys = keys
-        self.statement = work.statement
+        self._plain = all(type(one) is Add and one.plain for one in operations)
+        self.statement = work.post if self._plain else work.work
         self.size = len(operations)
         self._told = _Told()
 
@@ -287,9 +293,25 @@ class WorkBatch:
         self._told = told = _Told()
         for number, one in enumerate(self._operations, 1):
             told.add(number, one)
-        return told.args(env)
+        return told.plain_args(env) if self._plain else told.args(env)
 
     def done(self, rows: list[Any]) -> None:
+        if self._plain:
+            self._posted(rows)
+        else:
+            self._worked(rows)
+
+    def _posted(self, rows: list[Any]) -> None:
+        for now, timeline, firsts in rows:
+            self._work.connections.saw(now, timeline)
+            for one in self._operations:
+                one.answer(_positions(one, firsts, {}))
+        if not rows:
+            for one in self._operations:
+                one.plain = False  # ``work`` knows which of them are wrong about their queue
+                self._work.put(one)
+
+    def _worked(self, rows: list[Any]) -> None:
         told, operations = self._told, self._operations
         firsts: list[int] = []
         dues: list[int | None] = []
@@ -502,11 +524,35 @@ class _Told:
                 column.extend([None] * (n - 1 - len(column)))
                 column.append(value)
 
-    def args(self, env: list[int]) -> Sequence[Any]:
+    def _beliefs(self, env: list[int]) -> tuple[Any, ...]:
+        """The first columns of both functions: the queues, and what callers take them to be."""
         kinds, projects, names = (
             map(list, zip(*self._queues, strict=True)) if self._queues else ([], [], [])
         )
-        beliefs = list(self._refs)
+        return (
+            env,
+            kinds,
+            projects,
+            names,
+            self._added,
+            self._ref_queues,
+            [generation for _, generation, _ in self._refs],
+            [version for _, _, version in self._refs],
+        )
+
+    def plain_args(self, env: list[int]) -> Sequence[Any]:
+        """The arguments of ``post`` for the same."""
+        _, *columns = self._messages
+        return (
+            *self._beliefs(env),
+            *columns,
+            self._rare[1],
+            [queue for queue, _, _ in self._groups],
+            [ttl_s for _, ttl_s, _ in self._groups],
+            list(self._groups.values()),
+        )
+
+    def args(self, env: list[int]) -> Sequence[Any]:
         groups: tuple[list[Any], ...] = ([], [], [], [], [], [], [])
         takers: tuple[list[Any], ...] = ([], [], [])
         for (ref, ttl_s, grace_s, max_count), group in self._takes.items():
@@ -519,14 +565,7 @@ class _Told:
             for column, value in zip(groups, values, strict=True):
                 column.append(value)
         return (
-            env,
-            kinds,
-            projects,
-            names,
-            self._added,
-            self._ref_queues,
-            [generation for _, generation, _ in beliefs],
-            [version for _, _, version in beliefs],
+            *self._beliefs(env),
             *self._removals,
             *self._parts,
             *self._messages,

@@ -40,6 +40,7 @@ from nusku.storage.redis.records import RedisRecords
 from nusku.storage.redis.uri import parse
 from nusku.storage.redis.wire import Lost
 from nusku.storage.redis.words import Words
+from nusku.storage.registry import RecordsRegistry
 
 __all__ = ["inspect", "migrate", "open_store"]
 
@@ -68,9 +69,11 @@ async def open_store(
         await words.close()
         await engine.close()
 
+    records = RedisRecords(engine)
     return Store(
         messages,
-        RedisRecords(engine),
+        records,
+        RecordsRegistry(records),
         ping,
         close,
         asyncio.get_running_loop().create_future(),  # there is nothing that it does not outlive

@@ -26,9 +26,10 @@ from nusku.errors import Unavailable
 from nusku.model import Counts, Kind, Occupied, QueueKey
 from nusku.storage.redis.calls import LANES
 from nusku.storage.redis.engine import Engine
-from nusku.storage.redis.keys import KINDS, Place, busy_set, key_of, slot_of
+from nusku.storage.redis.keys import KINDS, Place, busy_set, key_of, project_prefix, slot_of
 
 TOGETHER = 100  # lanes looked at before others get their turn
+SCREENED = 5_000  # entries looked at for their project before others get their turn
 REST_MS = 30_000  # a lane where nothing is to be done is looked at again after this long at most
 COMPARED_S = 3600.0  # between two comparisons of all lanes with the lists
 PACE_S = 0.05  # between two steps of one
@@ -87,6 +88,24 @@ class Busy:
                 if key is not None and number.isdigit():
                     found.append(Entry(kind, member, key, self._place(key), int(number)))
         return found
+
+    async def of_project(self, project: str) -> list[QueueKey]:
+        """Its queues and topics that may hold messages.
+
+        The lists have those of all projects, so the others' are told by how their names begin.
+        """
+        begin = b" " + project_prefix(project).encode()
+        keys = set()
+        for kind in ("queue", "topic"):
+            name = busy_set(kind)
+            members = await self._engine.command("SMEMBERS", name, slot=slot_of(name))
+            for start in range(0, len(members), SCREENED):
+                for member in [one for one in members[start : start + SCREENED] if begin in one]:
+                    key = key_of(member.partition(b" ")[2].decode())
+                    if key is not None:
+                        keys.add(key)
+                await asyncio.sleep(0)
+        return list(keys)
 
     async def _each(
         self, entries: Sequence[Entry], ask: Callable[[Entry], Awaitable[list[Any]]]

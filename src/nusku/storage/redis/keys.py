@@ -42,8 +42,13 @@ class Place:
 def lane_name(key: QueueKey) -> str:
     """What the keys of a queue begin with."""
     kind, project, name = key
-    tag = f"{quote(project, safe='')}:{quote(home(key), safe='/')}"
-    return f"{PREFIX}{{{tag}}}:{kind}/{quote(name, safe='/')}"
+    home_name = quote(home(key), safe="/")
+    return f"{project_prefix(project)}{home_name}}}:{kind}/{quote(name, safe='/')}"
+
+
+def project_prefix(project: str) -> str:
+    """What the keys of all queues of a project begin with, and of no other's."""
+    return f"{PREFIX}{{{quote(project, safe='')}:"
 
 
 def key_of(name: str) -> QueueKey | None:

@@ -19,18 +19,20 @@ from nusku.model import (
     QueueKey,
     QueueRef,
     Stored,
+    Weight,
 )
-from nusku.storage import SERVED, Admitted, Apart, Removal, Removed
+from nusku.storage import NO_BODIES, SERVED, Admitted, Apart, Removal, Removed
 from nusku.storage.redis.busy import TOGETHER, Busy
 from nusku.storage.redis.calls import LANES, REGISTER, unspeakable
 from nusku.storage.redis.engine import Engine
 from nusku.storage.redis.keys import Place, lane_name, text
-from nusku.storage.redis.rows import drafted, dumped, loaded, messages, terms
+from nusku.storage.redis.rows import drafted, dumped, loaded, messages, packed, terms
 
 POSITIONS = 1 << 43
 PLACES = 50_000  # lanes whose keys are kept in memory
 REGISTRATIONS = 5  # attempts to register a lane, each of which only another node can undo
 SCANNED = 1000  # keys looked at by one step in search of lanes
+WEIGHED = 100  # what a step of weighing weighs itself
 
 _REMOVED = tuple(Removed)
 _CLAIM = re.compile(r"[0-9a-f]{32}")
@@ -247,16 +249,17 @@ class RedisMessages:
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
         claim: str | None = None,
+        bodies: Mapping[int, bytes] = NO_BODIES,
     ) -> list[int]:
         places = self._place(ref.key), self._place(target.key)
         if self._engine.clustered and places[0].tag != places[1].tag:
             raise Apart
         for place in places:
             self.busy.touched(place)
-        number = None
+        number, anew = None, _packed(bodies)
         for attempt in range(REGISTRATIONS):
             what = ("move", ref.generation, _known(positions), target.generation, ttl_s,
-                    _given(attributes), claim and _claim(claim), number)  # fmt: skip
+                    _given(attributes), claim and _claim(claim), number, anew)  # fmt: skip
             answer = await self._engine.run(
                 LANES, places, what, 2 * len(positions), more=attempt > 0
             )
@@ -284,6 +287,19 @@ class RedisMessages:
             some = ordered[start : start + min(TOGETHER, limit - len(holdings))]
             holdings += [one for one in await asyncio.gather(*map(self._holding, some)) if one]
         return holdings
+
+    async def holdings(self, project: str) -> list[Holding]:
+        keys = await self.busy.of_project(project)
+        found: list[Holding | None] = []
+        for start in range(0, len(keys), TOGETHER):
+            some = keys[start : start + TOGETHER]
+            found += await asyncio.gather(*map(self._holding, some))
+        return [one for one in found if one is not None and one.messages]
+
+    async def weigh(self, ref: QueueRef, after: int, through: int) -> Weight:
+        what = ("weigh", ref.generation, _clamped(after), _clamped(through))
+        answer = await self._run(ref.key, what, WEIGHED, writes=False)
+        return Weight(*answer[1:])
 
     async def _holding(self, key: QueueKey) -> Holding | None:
         answer = await self._run(key, ("head",), writes=False)
@@ -366,6 +382,15 @@ def _known(positions: Sequence[int]) -> list[int]:
 def _claim(claim: str) -> str:
     """The id, or an empty one, which no claim has, for what is none."""
     return claim if _CLAIM.fullmatch(claim) else ""
+
+
+def _packed(bodies: Mapping[int, bytes]) -> list[Any]:
+    return [
+        part
+        for position, body in bodies.items()
+        if 0 < position < POSITIONS
+        for part in (position, packed(body))
+    ]
 
 
 def _given(attributes: Mapping[int, bytes]) -> list[Any]:

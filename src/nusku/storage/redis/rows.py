@@ -22,7 +22,8 @@ HIDDEN, ATTRIBUTES, DEDUP = 1, 2, 4
 NOBODY = bytes(32)
 
 
-def _body(body: bytes) -> Raw:
+def packed(body: bytes) -> Raw:
+    """A body as the scripts keep it."""
     return text(crc32(body).to_bytes(4), body)
 
 
@@ -55,7 +56,7 @@ def drafted(draft: Draft) -> tuple[Any, ...]:
     flags = HIDDEN if draft.delay_s else 0
     rest = _rest(draft.count, flags, draft.client, draft.dedup, draft.attributes)
     dedup = False if draft.dedup is None else draft.dedup
-    return (draft.ttl_s, draft.delay_s, text(rest), _body(draft.body), dedup, draft.posted_ms)
+    return (draft.ttl_s, draft.delay_s, text(rest), packed(draft.body), dedup, draft.posted_ms)
 
 
 def loaded(one: Stored) -> tuple[Any, ...]:
@@ -72,7 +73,7 @@ def loaded(one: Stored) -> tuple[Any, ...]:
         flags = HIDDEN
     rest = _rest(one.count, flags, one.client, one.dedup, one.attributes)
     times = TIMES.pack(one.posted_ms, one.expires_ms, one.ttl_s)
-    return (one.position, text(times, rest[:5], hold, rest[5:]), _body(one.body), one.dedup)
+    return (one.position, text(times, rest[:5], hold, rest[5:]), packed(one.body), one.dedup)
 
 
 def messages(answer: Sequence[Any], start: int) -> list[Message]:

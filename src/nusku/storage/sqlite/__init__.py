@@ -7,11 +7,13 @@ from nusku.clock import Clock, steady_clock
 from nusku.metrics import Metrics
 from nusku.storage import CAPABILITIES, Store, StoreOptions
 from nusku.storage.sqlite.connection import Connection
-from nusku.storage.sqlite.file import File, backup, inspect
+from nusku.storage.sqlite.file import File, census, inspect
+from nusku.storage.sqlite.file import backup as backup_file
 from nusku.storage.sqlite.messages import SqliteMessages
 from nusku.storage.sqlite.records import SqliteRecords
+from nusku.storage.sqlite.registry import SqliteRegistry, backup_registry
 
-__all__ = ["backup", "inspect", "migrate", "open_store"]
+__all__ = ["backup", "census", "inspect", "migrate", "open_store"]
 
 # What a success answer is worth, and the capabilities that follow from it.
 _STRICT = (
@@ -54,7 +56,16 @@ async def open_store(path: Path, clock: Clock, options: StoreOptions, metrics: M
             await asyncio.to_thread(file.close, connection.now_ms)
 
     guarantee, capabilities = _LAX if options.synchronous == "normal" else _STRICT
-    return Store(messages, records, ping, close, connection.failed, guarantee, capabilities)
+    registry = SqliteRegistry(path)
+    return Store(
+        messages, records, registry, ping, close, connection.failed, guarantee, capabilities
+    )
+
+
+def backup(path: Path, target: Path) -> None:
+    """A consistent copy of the store, and one of its registry beside that; each of its own moment."""
+    backup_file(path, target)
+    backup_registry(path, target)
 
 
 def migrate(path: Path) -> str:

@@ -20,8 +20,9 @@ from nusku.model import (
     QueueKey,
     QueueRef,
     Stored,
+    Weight,
 )
-from nusku.storage import POSITIONS_MAX, SERVED, TICK_MS, Admitted, Removal, Removed
+from nusku.storage import NO_BODIES, POSITIONS_MAX, SERVED, TICK_MS, Admitted, Removal, Removed
 from nusku.storage.sqlite.connection import ALONE, HEAVY, Again, Connection
 from nusku.storage.sqlite.file import File
 from nusku.storage.sqlite.holds import Holds
@@ -43,6 +44,7 @@ from nusku.storage.sqlite.transfer import Transfer
 
 INSERT = f"INSERT INTO messages ({COLUMNS}, dedup) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 HOLD = "UPDATE messages SET claim = ?, visible_ms = ?, count = ?, ttl_s = ?, expires_ms = ? WHERE id = ?"
+REPLACE = "UPDATE messages SET body = ?, crc = ? WHERE id = ?"
 DELETE = "DELETE FROM messages WHERE id = ?"
 DELETE_ANY = f"{DELETE} RETURNING claim, visible_ms, expires_ms"
 DELETE_UNCLAIMED = (
@@ -60,6 +62,8 @@ OCCUPIED = (
     " FROM lanes AS l WHERE l.doomed = 0 AND l.kind = ?2 AND l.total > 0"
 )
 STATE = "SELECT claim, visible_ms, expires_ms FROM messages WHERE id = ?"
+
+WEIGHED = 100  # what a step of weighing weighs itself
 
 
 def deadline_ms(now_ms: int, after_s: int) -> int:
@@ -269,6 +273,12 @@ class SqliteMessages:
             return [Occupied(QueueKey(*row[:3]), *row[3:]) for row in rows if row[4] is not None]
 
         return self._run(operation, HEAVY + 1)
+
+    def holdings(self, project: str) -> Awaitable[list[Holding]]:
+        return self._run(partial(self._transfer.of_project, project), HEAVY + 1)
+
+    def weigh(self, ref: QueueRef, after: int, through: int) -> Awaitable[Weight]:
+        return self._run(partial(self._transfer.weigh, ref, after, through), WEIGHED)
 
     # Claims
 
@@ -498,6 +508,7 @@ class SqliteMessages:
         ttl_s: int | None,
         attributes: Mapping[int, bytes],
         claim: str | None = None,
+        bodies: Mapping[int, bytes] = NO_BODIES,
     ) -> Awaitable[list[int]]:
         def operation() -> list[int]:
             lane = self._ledger.lane(target)
@@ -525,6 +536,9 @@ class SqliteMessages:
                     (lane.first + new, ttl, expires, attributes.get(id_ - source.first),
                      id_),
                 )  # fmt: skip
+                body = bodies.get(id_ - source.first)
+                if body is not None:
+                    self._db.execute(REPLACE, (body, crc32(body), lane.first + new))
                 self._ledger.gone(source, number, visible, old)
                 self._ledger.added(lane, expires)
                 moved.append(new)

@@ -9,23 +9,26 @@ from zlib import crc32
 from msgspec.structs import replace
 
 from nusku.errors import Unavailable
-from nusku.model import Holding, QueueKey, QueueRef, Stored
-from nusku.storage import POSITIONS_MAX, Stale
+from nusku.model import Holding, QueueKey, QueueRef, Stored, Weight
+from nusku.storage import POSITIONS_MAX, SERVED, Stale
 from nusku.storage.sqlite.connection import Connection
 from nusku.storage.sqlite.holds import Holds
 from nusku.storage.sqlite.ledger import Lane, Ledger
 from nusku.storage.sqlite.scan import NEXT, Scan
 from nusku.storage.sqlite.schema import DUE, LAPSE
 
-STEP = 1_000  # rows that a load compares before others get their turn
+STEP = 1_000  # rows that a load compares, or row ids that are weighed, before others get their turn
 
-QUEUES = (
+_HOLDING = (
     "SELECT l.kind, l.project, l.name, l.generation, l.version, l.next_position, l.total"
     " - coalesce((SELECT sum(n) FROM tallies WHERE lane = l.id AND kind = 0 AND at_ms <= ?), 0),"
     " l.sealed FROM lanes AS l INDEXED BY lane_by_name"
-    " WHERE l.doomed = 0 AND (l.kind, l.project, l.name) > (?, ?, ?)"
+)
+QUEUES = (
+    f"{_HOLDING} WHERE l.doomed = 0 AND (l.kind, l.project, l.name) > (?, ?, ?)"
     " ORDER BY l.kind, l.project, l.name LIMIT ?"
 )
+HOLDINGS = f"{_HOLDING} WHERE l.doomed = 0 AND l.kind = ? AND l.project = ? AND l.total > 0"
 
 COLUMNS = "id, posted_ms, ttl_s, expires_ms, count, client, attributes, dedup, visible_ms, claim, body, crc"
 Row = tuple[int, int, int, int, int, str, bytes | None, str | None, int, int, bytes | None, int]
@@ -36,6 +39,10 @@ DUMP = f"SELECT {COLUMNS} {_LIVE}"
 DUMP_WITHOUT_BODY = f"SELECT {_WITHOUT_BODY} {_LIVE}"
 PRESENT = (
     f"SELECT {_WITHOUT_BODY} FROM messages NOT INDEXED WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+)
+WEIGH = (
+    "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages NOT INDEXED"
+    " WHERE id >= ? AND id < ? AND expires_ms > ?"
 )
 INSERT = f"INSERT INTO messages ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DELETE = "DELETE FROM messages WHERE id = ?"
@@ -54,12 +61,38 @@ class Transfer:
         self._scan = scan
 
     def queues(self, after: QueueKey | None, limit: int) -> list[Holding]:
+        return self._holdings(QUEUES, *(after or ("", "", "")), limit)
+
+    def of_project(self, project: str) -> list[Holding]:
+        return [
+            held
+            for kind in SERVED
+            for held in self._holdings(HOLDINGS, kind, project)
+            if held.messages
+        ]
+
+    def _holdings(self, sql: str, *parameters: object) -> list[Holding]:
         self._ledger.flush()
         now = self._connection.now_ms
         return [
             Holding(QueueRef(QueueKey(*row[:3]), *row[3:5]), row[5], row[6], bool(row[7]), now)
-            for row in self._db.execute(QUEUES, (now, *(after or ("", "", "")), limit))
+            for row in self._db.execute(sql, (now, *parameters))
         ]
+
+    def weigh(self, ref: QueueRef, after: int, through: int) -> Weight:
+        lane = self._ledger.find(ref)
+        if lane is None:
+            raise Stale
+        start = max(lane.first + max(after, 0) + 1, lane.low)
+        end = min(lane.first + through + 1, lane.end)
+        stop = min(start + STEP, end)
+        messages = size = 0
+        if start < end:
+            now = self._connection.now_ms
+            messages, size = self._db.execute(WEIGH, (start, stop, now)).fetchone()
+            following = self._db.execute(NEXT, (stop, end)).fetchone()
+            stop = following[0] if following else end
+        return Weight(messages, size, through if stop >= end else stop - lane.first - 1)
 
     def empty(self, lane: Lane) -> bool:
         """Whether no live message is in it."""

@@ -22,6 +22,9 @@ local TIMES = '>I8I8I4' -- how it begins
 local HOLD = '>I8I8I4c32'
 local NOBODY = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 
+-- Each body is stored behind so many bytes of a checksum.
+local CHECKSUM = 4
+
 -- Scores: a band, and 13 digits of a position or a time. They are sent as text, which costs less
 -- than numbers that have to be made text first.
 local FREE = '' -- a position is its own score

@@ -1,6 +1,6 @@
 -- Moving messages from one lane to another.
 
-function operations.move(numbers_, generation, positions, goal_generation, ttl, attributes, claim, registration)
+function operations.move(numbers_, generation, positions, goal_generation, ttl, attributes, claim, registration, packed)
     local goal = current(numbers_[2], goal_generation)
     if not goal then return { STALE } end
     local lane = open_lane(numbers_[1])
@@ -8,8 +8,9 @@ function operations.move(numbers_, generation, positions, goal_generation, ttl, 
     if lane.seal > 0 then return { STALE } end
     enter(lane)
     enter(goal)
-    local given = {}
+    local given, packed_anew = {}, {}
     for i = 1, #attributes, 2 do given[digits(attributes[i])] = attributes[i + 1] end
+    for i = 1, #packed, 2 do packed_anew[digits(packed[i])] = packed[i + 1] end
     local places, states = {}, {}
     local found = valid(lane, positions)
     for i, state in ipairs(read(lane, '', found)) do
@@ -36,7 +37,7 @@ function operations.move(numbers_, generation, positions, goal_generation, ttl, 
         scores[#scores + 1], scores[#scores + 2] = new, new
         scores[#scores + 1], scores[#scores + 2] = EXPIRY .. digits(expires), 'e' .. new
         fields[#fields + 1], fields[#fields + 2] = new, state
-        fields[#fields + 1], fields[#fields + 2] = 'b' .. new, bodies[i]
+        fields[#fields + 1], fields[#fields + 2] = 'b' .. new, packed_anew[place] or bodies[i]
         goal.ends = min(goal.ends, expires)
         answer[#answer + 1] = position
     end

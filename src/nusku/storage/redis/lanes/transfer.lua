@@ -8,6 +8,23 @@ function operations.head(numbers_)
     return { OK, lane.now, lane.generation, lane.version, lane.next, total, lane.seal }
 end
 
+function operations.weigh(numbers_, generation, after, through)
+    local lane = open_lane(numbers_[1])
+    if not lane or lane.generation ~= generation then return { STALE } end
+    enter(lane)
+    local found = following(lane, after, STEP, true)
+    local count, bytes = 0, 0
+    for i, state in ipairs(read(lane, '', found)) do
+        local position = tonumber(found[i])
+        if position > through then return { OK, count, bytes, through } end
+        if alive(lane, state) then
+            count, bytes = count + 1, bytes + call('HSTRLEN', lane.hash, 'b' .. found[i]) - CHECKSUM
+        end
+        after = position
+    end
+    return { OK, count, bytes, #found < STEP and through or after }
+end
+
 function operations.dump(numbers_, generation, after, limit, bodies)
     local lane = open_lane(numbers_[1])
     if not lane or lane.generation ~= generation then return { STALE } end

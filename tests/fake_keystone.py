@@ -1,4 +1,4 @@
-"""A Keystone for tests: the few routes of the Identity API v3 that trusts need, and strict.
+"""A Keystone for tests: the few routes of the Identity API v3 that nusku uses, and strict.
 
 Whatever is not as the API reference has it, is answered with 400 and remembered in `complaints`.
 """
@@ -39,6 +39,8 @@ class Token:
     project: str | None
     trust: str | None
     expires_s: float
+    scope: Mapping[str, Any] = field(default_factory=dict)
+    """Members of the shown token that a test makes up."""
 
 
 class Refused(Exception):
@@ -57,6 +59,8 @@ class Keystone:
         self.tokens: dict[str, Token] = {}
         self.trusts: dict[str, dict[str, Any]] = {}
         self.lifetime_s = 3600.0
+        self.skew_s = 0.0
+        """How far its clock is ahead."""
         self.asked: list[str] = []
         self.complaints: list[str] = []
         self.answer: tuple[int, Mapping[str, str], bytes] | None = None
@@ -144,6 +148,12 @@ class Keystone:
             raise Refused(401, "wrong password")
         if auth["scope"] == "unscoped":
             return self._issue(found, None, None)
+        if "project" in auth["scope"]:
+            project = members(members(auth["scope"], "project")["project"], "name", "domain")
+            members(project["domain"], "name")
+            if project["name"] not in found.roles:
+                raise Refused(401, "no role there")
+            return self._issue(found, project["name"], None)
         wanted = members(members(auth["scope"], "OS-TRUST:trust")["OS-TRUST:trust"], "id")["id"]
         trust = self.trusts.get(wanted)
         if trust is None:
@@ -160,16 +170,35 @@ class Keystone:
         self, user: User, project: str | None, trust: str | None
     ) -> tuple[str, dict[str, Any]]:
         token = self.token_of(user, project, trust)
+        return token, self._shown(self.tokens[token])
+
+    def _shown(self, token: Token) -> dict[str, Any]:
+        user = self.users[token.user]
+        domain = {"id": user.domain.lower(), "name": user.domain}
         shown: dict[str, Any] = {
             "methods": ["password"],
-            "user": {"id": user.id, "name": user.name, "domain": {"name": user.domain}},
-            "issued_at": written(time.time()),
-            "expires_at": written(self.tokens[token].expires_s),
+            "user": {"id": user.id, "name": user.name, "domain": domain},
+            "issued_at": written(time.time() + self.skew_s),
+            "expires_at": written(token.expires_s + self.skew_s),
             "audit_ids": [uuid.uuid4().hex],
         }
-        if trust is not None:
-            shown["OS-TRUST:trust"] = {"id": trust, "impersonation": True}
-        return token, {"token": shown}
+        if token.project is not None:
+            shown["project"] = {"id": token.project, "name": token.project, "domain": domain}
+            names = user.roles.get(token.project, [])
+            shown["roles"] = [{"id": uuid.uuid4().hex, "name": name} for name in names]
+        if token.trust is not None:
+            shown["OS-TRUST:trust"] = {"id": token.trust, "impersonation": True}
+        return {"token": {**shown, **token.scope}}
+
+    def show_token(self, headers: Headers) -> dict[str, Any]:
+        """`GET /auth/tokens`: for services."""
+        asking = self.who(headers)
+        if "service" not in self.users[asking.user].roles.get(asking.project or "", []):
+            raise Refused(403, "not a service")
+        token = self.tokens.get(headers.get("X-Subject-Token", ""))
+        if token is None or token.expires_s <= time.time():
+            raise Refused(404, "unknown token")
+        return self._shown(token)
 
     def make_trust(self, headers: Headers, document: Any) -> dict[str, Any]:
         """`POST /OS-TRUST/trusts`: by the trustor only, with roles that they have."""
@@ -285,6 +314,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self, keystone: Keystone, document: Any) -> tuple[int, dict[str, str], dict[str, Any]]:
         demand(document is None, "a body")
+        if self.path == "/v3/auth/tokens?nocatalog":
+            return 200, {}, keystone.show_token(self.headers)
         path = re.fullmatch(r"/v3/OS-TRUST/trusts/([0-9a-zA-Z-]+)", self.path)
         if path is None:
             raise Refused(400, f"GET {self.path}")
