@@ -33,21 +33,21 @@ class Part:
 
 
 PARTS = (
+    Part("the rest", ["tests", *(f"--ignore=tests/{folder}" for folder in ELSEWHERE)]),
+    Part("faults", ["tests/chaos"]),
+    Part("security", ["tests/security"]),
     # Those that start servers of their own again and again do so on SQLite.
     *(
         Part(f"HTTP and clients on {store}", (*OVER_HTTP, f"--store={store}", "-m", "not slow"))
-        for store in SHARED
+        for store in reversed(SHARED)
     ),
-    Part("faults", ["tests/chaos"]),
     Part("HTTP and clients on sqlite", OVER_HTTP),
-    Part("notifications", ["tests/notify"]),
-    Part("security", ["tests/security"]),
     *(
         Part(f"storage on {store}", ("tests/storage", f"--store={store}"))
-        for store in ("sqlite", *SHARED)
+        for store in ("postgresql", "sqlite", "redis", "redis-cluster")
     ),
+    Part("notifications", ["tests/notify"]),
     Part("copying between stores", ["tests/storage/test_copying.py"]),
-    Part("the rest", ["tests", *(f"--ignore=tests/{folder}" for folder in ELSEWHERE)]),
 )
 
 
