@@ -7,7 +7,8 @@ from typing import Any
 
 from nusku.broker import grants
 from nusku.config import Settings
-from nusku.errors import Invalid
+from nusku.errors import Invalid, InvalidQueueName, InvalidTopicName
+from nusku.model import PROJECT_MAX, QueueKey
 
 _NAME_MAX = 64
 _NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{_NAME_MAX}}}")
@@ -36,6 +37,21 @@ def legal_name(name: str) -> bool:
 @lru_cache(maxsize=4096)
 def _is_legal(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and name not in (".", "..")
+
+
+def legal_key(key: QueueKey) -> bool:
+    """Whether there can be such a queue or topic."""
+    return legal_name(key.name) and len(key.project) <= PROJECT_MAX
+
+
+def check_key(key: QueueKey) -> None:
+    """Raise InvalidQueueName or InvalidTopicName unless there can be such a one."""
+    if not legal_key(key):
+        refused = InvalidTopicName if key.kind == "topic" else InvalidQueueName
+        raise refused(
+            f"The name of a {key.kind} has 1 to {_NAME_MAX} letters, digits, underscores, hyphens and"
+            f" dots; that of a project at most {PROJECT_MAX} characters."
+        )
 
 
 def in_range(what: str, value: int, least: int, most: int, unit: str = "") -> int:

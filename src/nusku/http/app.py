@@ -18,8 +18,6 @@ from nusku.errors import (
     Forbidden,
     Invalid,
     InvalidContentType,
-    InvalidQueueName,
-    InvalidTopicName,
     NotAcceptable,
     NuskuError,
     RateExceeded,
@@ -334,14 +332,9 @@ class Pipeline:
             return
         req.ctx = self._authentication.context(head, caller)
         name = params.get("name")
-        if name is not None and not (
-            rules.legal_name(name) and len(req.ctx.project) <= PROJECT_MAX
-        ):
-            kind, refused = route.kind, _NAMES[route.kind]
-            raise refused(
-                f"The name of a {kind} has 1 to 64 letters, digits, underscores, hyphens and"
-                f" dots; that of a project at most {PROJECT_MAX} characters."
-            )
+        key = None if name is None else QueueKey(route.kind, req.ctx.project, name)
+        if key is not None:
+            rules.check_key(key)
         extra = head.get(b"extra-spec")
         if extra and extra[0] != 0x3A and extra.partition(b":")[0] != b"messagecode":
             raise Invalid("EXTRA-SPEC names a scheme that is not known: use messagecode.")
@@ -349,7 +342,6 @@ class Pipeline:
             # The broker asks again; here it comes before the body is read (section 1.2).
             owner = head.get(b"queue-project-id")
             if owner or not permit.policy(req.ctx, req.operation):
-                key = None if name is None else QueueKey(route.kind, req.ctx.project, name)
                 req.ctx = await self._grants.enter(
                     req.ctx, req.operation, key, (owner or b"").decode("latin-1")
                 )
@@ -417,7 +409,6 @@ def _refuse_twice(headers: Iterable[tuple[bytes, bytes]]) -> None:
         seen.add(name)
 
 
-_NAMES = {"queue": InvalidQueueName, "topic": InvalidTopicName}
 OVER_THE_RATE = "rate:exceeded"  # in place of an operation
 _ACCEPTED = frozenset((b"*/*", b"application/json", b"application/*"))
 

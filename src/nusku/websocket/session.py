@@ -18,7 +18,6 @@ from nusku.errors import (
     Conflict,
     Forbidden,
     Invalid,
-    InvalidQueueName,
     NuskuError,
     Unauthorized,
     Unavailable,
@@ -275,14 +274,11 @@ class Session:
             if not fits(action, body) or (name and body["queue_name"] != name):
                 todo.answer = _INVALID
                 return None
-        legal = rules.legal_name(name) and len(ctx.project) <= PROJECT_MAX
-        if action.creates and not legal:
-            raise InvalidQueueName(
-                "The name of a queue has 1 to 64 letters, digits, underscores, hyphens and dots;"
-                f" that of a project at most {PROJECT_MAX} characters."
-            )
-        # No queue has an empty name, so one that nobody could have created does not exist.
-        key = QueueKey("queue", ctx.project, name if legal else "")
+        key = QueueKey("queue", ctx.project, name)
+        if action.creates:
+            rules.check_key(key)
+        elif not rules.legal_key(key):
+            key = key._replace(name="")  # there is none, as of what nobody could have created
         owner = headers.get("Queue-Project-ID", "")
         if owner or not permit.policy(ctx, action.operation):
             ctx = await self._parts.broker.grants.enter(
