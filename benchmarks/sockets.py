@@ -425,33 +425,40 @@ class _Notification(msgspec.Struct):
 async def watchers(rig: Rig) -> Result:
     """As many event streams as there are waiters elsewhere, then as many sockets that subscribe.
 
-    Each on a new server, since one that had many connections has room for more.
+    Then twice as many of both at once. Each on a new server, since one that had many connections has
+    room for more.
     """
     result = Result("watchers")
     if rig.store is None or not rig.stores.private:
         result.skipped = "needs stores of ours"
         return result
     number = rig.sizes.waiters
-    _raise_file_limit(2 * number + 200)
+    _raise_file_limit(4 * number + 200)
     async with rig.another(await rig.stores.new()) as other:
-        result.facts[FAN_OUT] = await _watch(other, result, "streams", _open_streams)
+        result.facts[FAN_OUT] = await _watch(other, result, "streams", number, _open_streams)
     async with rig.another(await rig.stores.new()) as other:
-        await _watch(other, result, "sockets", _open_subscribed)
+        await _watch(other, result, "sockets", number, _open_subscribed)
+    async with rig.another(await rig.stores.new()) as other:
+        await _watch(other, result, "streams and sockets", 4 * number, _open_both)
     async with rig.another(await rig.stores.new()) as other:
         result.facts[SOCKET_MEMORY] = await _memory_of_idle_sockets(other, 2 * number)
     return result
 
 
-async def _open_streams(rig: Rig, queue: WorkQueue, told: Told) -> Sequence[Watcher]:
+async def _open_streams(
+    rig: Rig, queue: WorkQueue, told: Told, number: int
+) -> Sequence[Socket | Watcher]:
     targets = rig.targets
-    streams = [Watcher(targets[at % len(targets)], queue, told) for at in range(rig.sizes.waiters)]
+    streams = [Watcher(targets[at % len(targets)], queue, told) for at in range(number)]
     for first in range(0, len(streams), OPENED_AT_ONCE):
         await asyncio.gather(*(one.open() for one in streams[first : first + OPENED_AT_ONCE]))
     return streams
 
 
-async def _open_subscribed(rig: Rig, queue: WorkQueue, told: Told) -> Sequence[Socket]:
-    opened = await _opened(rig.targets, rig.sizes.waiters)
+async def _open_subscribed(
+    rig: Rig, queue: WorkQueue, told: Told, number: int
+) -> Sequence[Socket | Watcher]:
+    opened = await _opened(rig.targets, number)
     name = queue.path.rpartition("/")[2].encode()
     for socket in opened:
         socket.told = told
@@ -461,21 +468,29 @@ async def _open_subscribed(rig: Rig, queue: WorkQueue, told: Told) -> Sequence[S
     return opened
 
 
+async def _open_both(
+    rig: Rig, queue: WorkQueue, told: Told, number: int
+) -> Sequence[Socket | Watcher]:
+    streams = await _open_streams(rig, queue, told, number // 2)
+    return [*streams, *await _open_subscribed(rig, queue, told, number - number // 2)]
+
+
 async def _watch(
     rig: Rig,
     result: Result,
     name: str,
-    open_all: Callable[[Rig, WorkQueue, Told], Awaitable[Sequence[Socket | Watcher]]],
+    number: int,
+    open_all: Callable[[Rig, WorkQueue, Told, int], Awaitable[Sequence[Socket | Watcher]]],
 ) -> float:
     """Post to a queue that all of these watch; the milliseconds until the last has heard."""
     queue = await rig.new_queue()
-    hearing = _Hearing(rig.sizes.waiters)
+    hearing = _Hearing(number)
     before_mib = rig.server.memory_mib() if rig.server is not None else 0.0
-    opened = await open_all(rig, queue, hearing.told)
+    opened = await open_all(rig, queue, hearing.told, number)
     await asyncio.sleep(SETTLE_S)
     if rig.server is not None:
-        more = (rig.server.memory_mib() - before_mib) * 1024 / rig.sizes.waiters
-        result.facts[f"memory of one of {rig.sizes.waiters} {name} that watch, KiB"] = more
+        more = (rig.server.memory_mib() - before_mib) * 1024 / number
+        result.facts[f"memory of one of {number} {name} that watch, KiB"] = more
     cpu_s = rig.server_cpu_s()
     started = time.perf_counter()
     for _ in range(FAN_OUTS):
@@ -489,11 +504,9 @@ async def _watch(
         raise WrongAnswerError(hearing.run.errors[0])
     result.rows.append(rig.row(f"fan-{name}", hearing.run, cpu_s, [], []))
     last_ms = statistics.median(hearing.last_s) * 1000
-    result.facts[f"the last of {rig.sizes.waiters} {name}, median of posts, ms"] = last_ms
-    result.facts[f"the last of {rig.sizes.waiters} {name}, worst post, ms"] = (
-        max(hearing.last_s) * 1000
-    )
-    result.facts[f"one of {rig.sizes.waiters} {name}, p99, ms"] = percentile_ms(hearing.run, 0.99)
+    result.facts[f"the last of {number} {name}, median of posts, ms"] = last_ms
+    result.facts[f"the last of {number} {name}, worst post, ms"] = max(hearing.last_s) * 1000
+    result.facts[f"one of {number} {name}, p99, ms"] = percentile_ms(hearing.run, 0.99)
     return last_ms
 
 
