@@ -43,7 +43,11 @@ class ServerDidNotStart(Exception):
 
 
 def settings_environment(settings: Mapping[str, SettingValue]) -> dict[str, str]:
-    """The environment for a server: this one's without NUSKU_*, plus the given settings."""
+    """The environment for a server: this one's without NUSKU_*, plus the given settings.
+
+    Many servers run beside one another, so none of them has the default port for WebSocket.
+    """
+    settings = {"websocket_port": 0} | dict(settings)
     environment = {k: v for k, v in os.environ.items() if not k.upper().startswith("NUSKU_")}
     if environment.pop("PYTHONDONTWRITEBYTECODE", None):
         # Many servers are started: compiling the program each time would take most of the time.

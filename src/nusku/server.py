@@ -52,20 +52,12 @@ def run(settings: Settings) -> int:
 
     0 after a clean stop, 1 when the store failed, 2 when the start was refused.
     """
-    listeners: list[socket.socket] = []
-    port = settings.port
     try:
         tls.check(settings)
         policy.check(settings)
-        listeners.append(_listen(settings.host, port))
-        if settings.websocket_port:
-            port = settings.websocket_port
-            listeners.append(_listen(settings.host, port))
+        listeners = [_listen(settings.host, settings.port), *_for_websocket(settings)]
     except ConfigError as error:
         return _refuse(*error.problems)
-    except OSError as error:
-        _close(listeners)
-        return _refuse(f"cannot listen on {settings.host}:{port}: {error.strerror}")
     if settings.workers == 1:
         return _run_one(settings, listeners, None)
     # Of one listener for all, whoever wakes first takes all that come at once; and connections stay
@@ -189,6 +181,10 @@ async def _serve(
         guarantee=own.guarantee,
         auth=",".join(settings.auth),
     )
+    if settings.websocket_port and len(listeners) == 1:
+        log.warning(
+            "websocket_port is taken; WebSocket is on port only", port=settings.websocket_port
+        )
     registry = Mirror(own.registry)
     trusts = Trusts(settings)
     addresses = Addresses(settings, own=ours)
@@ -377,16 +373,28 @@ async def _tidy(messages: MessageStore) -> int:
         return 0
 
 
+def _for_websocket(settings: Settings) -> list[socket.socket]:
+    """What listens on `websocket_port`; nothing where the default port is somebody else's."""
+    port = settings.websocket_port
+    try:
+        return [_listen(settings.host, port)] if port else []
+    except ConfigError:
+        if port != Settings().websocket_port:
+            raise
+        return []
+
+
 def _listen(host: str, port: int) -> socket.socket:
+    """Listen; ConfigError where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(4096)
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise ConfigError([f"cannot listen on {host}:{port}: {error.strerror}"]) from None
     listener.setblocking(False)
     return listener
 

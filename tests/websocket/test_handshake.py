@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import socket
 from collections.abc import Callable
@@ -82,6 +83,17 @@ def test_a_server_does_not_start_without_that_port(
 ) -> None:
     with pytest.raises(Exception, match=f"cannot listen on 127.0.0.1:{with_port[1]}"):
         private_server(websocket_port=with_port[1])
+
+
+def test_the_default_port_may_be_taken(
+    private_server: Callable[..., LiveServer], connect: Connect
+) -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody has it already: so much the better
+            stack.enter_context(socket.create_server(("127.0.0.1", 9000)))
+        server = private_server(websocket_port=9000)
+        assert "websocket_port is taken" in server.log()
+        assert connect(server).post("q", 1)
 
 
 def test_headers_are_read_in_any_spelling(server: LiveServer) -> None:

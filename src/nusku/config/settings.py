@@ -90,12 +90,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         _count(
             "A further TCP port on which WebSocket is spoken, whatever the path, for clients that "
-            "expect it there (9000 is what they know); 0 for none. On `port` it is spoken at "
-            "`/v2/websocket`.",
+            "expect it there; 0 for none. Where the default one is taken, the server goes on "
+            "without it, and says so. On `port` WebSocket is spoken at `/v2/websocket`.",
             0,
             65_535,
         ),
-    ] = 0
+    ] = 9000
 
     workers: Annotated[
         int,
