@@ -79,9 +79,12 @@ class Records:
         )
         return True
 
-    def delete(self, place: Place) -> Record | None:
-        row = self.rows.pop(place, None)
-        return row and self.read(row)
+    def delete(self, place: Place, doc: bytes | None = None) -> Record | None:
+        row = self.rows.get(place)
+        if row is None or doc not in {None, row.doc}:
+            return None
+        del self.rows[place]
+        return self.read(row)
 
     def dump(self, after: Place, limit: int) -> list[Record]:
         rows = [row for place, row in sorted(self.rows.items()) if place > after]

@@ -96,10 +96,10 @@ class Storage(RuleBasedStateMachine):
         if not self.model.taken(record):
             assert answer == self.model.update(record, ttl_s)
 
-    @rule(place=places)
-    def delete(self, place: Place) -> None:
-        removed = self.run(self.house.records.delete(*place))
-        assert self.shown(removed) == self.model.delete(place)
+    @rule(place=places, doc=st.none() | docs)
+    def delete(self, place: Place, doc: bytes | None) -> None:
+        removed = self.run(self.house.records.delete(*place, doc=doc))
+        assert self.shown(removed) == self.model.delete(place, doc)
 
     @rule(after=places, limit=st.integers(1, 8))
     def dump(self, after: Place, limit: int) -> None:

@@ -117,6 +117,22 @@ async def test_a_deleted_record_is_gone_and_its_key_free(house: House) -> None:
     assert await house.records.insert(record(doc=b"again"))
 
 
+@pytest.mark.parametrize("doc", [b"", b"{}", b"{} "], ids=["empty", "older", "longer"])
+async def test_what_says_something_else_is_not_deleted(doc: bytes, house: House) -> None:
+    await fill(house, "k")
+    await house.records.update(record(doc=b"\x00new", version=2))
+    assert await house.records.delete("queue", "p1", "k", doc=doc) is None
+    assert await house.records.get("queue", "p1", "k") == kept(record(doc=b"\x00new", version=2))
+
+
+async def test_what_says_just_that_is_deleted(house: House) -> None:
+    await fill(house, "k", "other")
+    gone = await house.records.delete("queue", "p1", "k", doc=b"{}")
+    assert gone == kept(record())
+    assert await house.records.get("queue", "p1", "k") is None
+    assert await house.records.get("queue", "p1", "other") is not None
+
+
 async def test_deleting_spares_other_kinds_projects_and_keys(house: House) -> None:
     await fill(house, "k", "k2")
     await house.records.insert(Record("topic", "p1", "k", b""))

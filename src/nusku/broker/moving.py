@@ -11,6 +11,9 @@ every write to a store carries the version that it belongs to:
 5. A placement is noted, and the record names the new pool (v + n): **that write decides**.
 6. The copy is opened (v + n), the source's is dropped, and so is its placement.
 
+Which stores the two pools have is asked anew before 1 and before 5: the URI of a pool may be changed
+while no queue is in it, and a node may not have seen that yet.
+
 What makes it safe, whoever dies, sleeps or is cut off at whatever place:
 
 * *Records decide, by their versions.* The mark, its renewal, its end and its undoing are each a
@@ -234,17 +237,20 @@ class Moving:
     async def unplace(self, kind: Kind, project: str, name: str, pool: str) -> bool:
         """Take an empty queue out of a pool; False when it holds messages."""
         key = QueueKey(kind, project, name)
-        record = await self._at_rest(key)
-        if record is not None and document_of(record).pool == pool:
-            document = document_of(record)
+        for _ in range(ATTEMPTS):
+            record = await self._at_rest(key)
+            if record is None or document_of(record).pool != pool:
+                await self._forget(pool, key)
+                return True
             try:
-                to = await self._place(key, document)
+                to = await self._place(key, document_of(record))
             except Unavailable:
                 to = None  # it holds nothing, and has to be somewhere
+            # It may be a move that had begun before, and after which it was brought back here. So
+            # the record is read again.
             if await self._bring(key, to, only_empty=True) is None:
                 return False
-        await self._forget(pool, key)
-        return True
+        raise Unavailable(f"The {kind} is being moved.")
 
     async def drain_step(self, pool: str, seconds: float) -> Progress:
         """Bring queues from a pool to others for about so long.
@@ -272,7 +278,9 @@ class Moving:
         while loop.time() < end_s and (page := await self._pools.placed(pool, after, AT_ONCE)):
             for one in page:
                 if one.key not in leaving:
-                    leaving[one.key] = asyncio.create_task(self._bring_away(pool, one))
+                    leaving[one.key] = task = asyncio.create_task(self._bring_away(pool, one))
+                    # If no other step comes, nobody asks what became of it.
+                    task.add_done_callback(lambda task: task.cancelled() or task.exception())
             # What is not done in time goes on, and is told of by the next step.
             await asyncio.wait(leaving.values(), timeout=max(end_s - loop.time(), 0))
             harvest()
@@ -313,8 +321,9 @@ class Moving:
             record = await self._at_rest(key)
             if record is None or document_of(record).pool == to:
                 return 0
-            source = await self._pools.store(document_of(record).pool)
-            move = _Move(self._records, record, source, await self._pools.store(to), to)
+            source = (await self._pools.present(document_of(record).pool)).store
+            target = (await self._pools.present(to)).store
+            move = _Move(self._records, record, source, target, to)
             attempts.append(move)
             try:
                 return await self._attempt(move, document_of(record).pool, only_empty=only_empty)
@@ -331,7 +340,7 @@ class Moving:
             await move.copy()
             await move.mark()
             messages = await move.complete(only_empty=only_empty)
-            await self._note(move.to, move.ref)
+            await self._note(move, from_)
             await move.arrive()
         except BaseException as error:
             again = isinstance(error, Stale | _Overtaken)
@@ -342,17 +351,25 @@ class Moving:
             await self._forget(from_, key)
         return messages
 
-    async def _note(self, pool: str | None, ref: QueueRef) -> None:
-        """Note that a queue is about to be in a pool, which is not deleted from then on."""
-        if pool is not None:
-            await self._pools.placements.note(pool, ref)
-            if not await self._pools.takes(pool):
-                raise Unavailable(f"The pool {pool} is being emptied, or was deleted.")
+    async def _note(self, move: _Move, from_: str | None) -> None:
+        """Note that a queue is about to be in a pool, which from then on is not deleted, and keeps
+        its store. Raises _Overtaken if it was not the store of its pool that the queue came from.
+        """
+        if move.to is not None:
+            await self._pools.placements.note(move.to, move.ref)
+        present = await self._pools.present(move.to)
+        if not present.takes or present.store is not move.target:
+            raise Unavailable(f"The pool {move.to} is being emptied, or was deleted.")
+        if (await self._pools.present(from_)).store is not move.source:
+            raise _Overtaken
 
     async def _at_rest(self, key: QueueKey) -> Record | None:
         """The record once nobody moves the queue; None if there is none."""
         for _ in range(WAITS):
             record = await self._records.get(*key)
+            if record is not None and document_of(record).deleted:
+                await queues.end(self._pools, self._records, record)
+                return None
             if record is None or document_of(record).moving is None:
                 return record
             await self.rescue(record)
@@ -370,7 +387,7 @@ class Moving:
         with suppress(NuskuError, Stale):
             for _ in range(2):  # undoing and arriving may meet
                 record = await self._records.get(*move.ref.key)
-                if record is None or document_of(record).generation != move.ref.generation:
+                if record is None or _is_gone(record, move.ref):
                     for store in (move.source, move.target):
                         await store.messages.drop(move.ref)
                     break
@@ -397,9 +414,9 @@ class Moving:
         if not await self._records.update(new):
             return False
         ref, to = ref_of(record, document), document.moving.to
-        await _open(self._records, new, (await self._pools.store(document.pool)).messages)
+        await _open(self._records, new, (await self._pools.present(document.pool)).store.messages)
         with suppress(NuskuError):
-            await (await self._pools.store(to)).messages.drop(ref, unless_later=True)
+            await (await self._pools.present(to)).store.messages.drop(ref, unless_later=True)
             await self._forget(to, ref.key)
         return True
 
@@ -448,23 +465,26 @@ class Moving:
         left, after = 0, ""
         while left < COUNTED_MAX and (page := await self._pools.placed(pool, after, PAGE)):
             left, after = left + len(page), page[-1].id
-        store = (await self._pools.store(pool)).messages
-        messages = sum(one.messages for one in await store.occupied("notice"))
+        store = (await self._pools.present(pool)).store
+        messages = sum(one.messages for one in await store.messages.occupied("notice"))
         if left:
             copied = sum(run.attempts[-1].copied for run in self._running.values() if run.attempts)
-            messages += max((await store.volume()).total - copied, 0)
+            messages += max((await store.messages.volume()).total - copied, 0)
         else:
             await self._drop_copies(pool, store)
         return Progress(left, messages, queues_moved, messages_moved)
 
-    async def _drop_copies(self, pool: str, store: MessageStore) -> None:
+    async def _drop_copies(self, pool: str, store: Store) -> None:
         """Drop sealed copies in a pool's store that no record speaks of any more.
 
         The record is read after the copy was seen under its version. A move to here that begins
-        later raises that version before it relies on the copy.
+        later raises that version before it relies on the copy. If the store is another pool's by
+        now, there may be copies that somebody relies on.
         """
         after = None
-        while page := await store.queues(after, PAGE):
+        while page := await store.messages.queues(after, PAGE):
+            if (await self._pools.present(pool)).store is not store:
+                return
             for held in page:
                 if held.sealed and held.ref.key.kind in ("queue", "topic"):
                     record = await self._records.get(*held.ref.key)
@@ -474,7 +494,7 @@ class Moving:
                         or document.generation != held.ref.generation
                         or pool not in _places(document)
                     ):
-                        await store.drop(held.ref, unless_later=True)
+                        await store.messages.drop(held.ref, unless_later=True)
             after = page[-1].ref.key
 
 
@@ -486,10 +506,16 @@ async def _open(records: RecordStore, record: Record, messages: MessageStore) ->
     ref = ref_of(record, document_of(record))
     _, seal = await messages.admit(ref)
     now = await records.get(*ref.key)
-    if now is None or document_of(now).generation != ref.generation:
+    if now is None or _is_gone(now, ref):
         await messages.drop(ref)
     elif now.version == record.version:
         await messages.open(ref, seal)
+
+
+def _is_gone(record: Record, ref: QueueRef) -> bool:
+    """Whether the queue was deleted, as its record says, or that of another one."""
+    document = document_of(record)
+    return document.generation != ref.generation or document.deleted
 
 
 def _places(document: Document) -> tuple[str | None, ...]:

@@ -1,9 +1,11 @@
 """Pools: the stores that queues are spread over, and which queue goes to which.
 
 What pools there are is kept in the service's own store, the catalogue. Nodes look there again when
-they use a pool and have not looked for a second. That is often enough, since a store is never taken
-from a queue behind its back: its queues are taken out of a pool first, which every store tells to
-those who come too late.
+they use a pool and have not looked for a second. That is often enough where a queue is used, since a
+store is never taken from a queue behind its back: its queues are taken out of a pool first, which
+every store tells to those who come too late. A store that never had the queue cannot tell them. So
+who opens a queue in a store, moves it or deletes it has asked the catalogue in that moment, after the
+queue's record was read: see :meth:`Pools.present`.
 """
 
 import asyncio
@@ -63,6 +65,13 @@ class Survey(NamedTuple):
     away: Sequence[str]
 
 
+class Present(NamedTuple):
+    """What the catalogue says of a pool now: its store, and whether queues may come to be there."""
+
+    store: Store
+    takes: bool
+
+
 class Progress(NamedTuple):
     """How far the draining of a pool is: what is left in it, and what this step took out."""
 
@@ -98,7 +107,10 @@ class Pools:
         self.unplace: Unplace | None = None
         self.drain_step: Callable[[str, float], Awaitable[Progress]] | None = None
         self._known: dict[str, Document] = {}
-        self._looked_s = -math.inf  # when the newest look that was taken in began
+        self._looked_s = -math.inf  # when the look that was taken in began, or the last one failed
+        # Looks are numbered as they begin: the newest, that which was taken in, and the last one
+        # that began before this node changed a pool.
+        self._look_number = self._look_taken = self._look_before = 0
         self._looking = asyncio.Lock()
         self._changing = asyncio.Lock()
 
@@ -110,29 +122,34 @@ class Pools:
     async def store(self, name: str | None) -> Store:
         """The store of a pool, or the service's own.
 
-        Raises Unavailable when there is no such pool or its store cannot be reached.
+        Since a second at most the pool may have got another one. Raises Unavailable when there is
+        no such pool or its store cannot be reached.
         """
         if name is None:
             return self.own
         pool = (await self._look()).get(name)
         if pool is None:
-            pool = (await self._read()).get(name)  # added by another node just now
+            return (await self.present(name)).store  # added by another node just now
+        return await self._stores.get(name, pool)
+
+    async def present(self, name: str | None) -> Present:
+        """The store that a pool has now, or the service's own, and whether queues may come there.
+
+        Whoever takes the queues out of a pool, to give it another store or to delete it, looks for
+        them after the pool says that it takes none. So if this is asked after the record of a queue
+        was read which says that it is in the pool, the store is the right one for as long as the
+        record has the version that was read. Raises Unavailable as :meth:`store` does.
+        """
+        if name is None:
+            return Present(self.own, takes=True)
+        pool = (await self._newest()).get(name)
         if pool is None:
             raise Unavailable(f"There is no pool {name}.")
-        return await self._stores.get(name, pool)
+        return Present(await self._stores.get(name, pool), pool.state == "open")
 
     async def known(self, name: str) -> bool:
         """Whether there is such a pool. One that is not was empty when it was deleted."""
         return name in await self._read()
-
-    async def takes(self, name: str) -> bool:
-        """Whether a queue that is placed in a pool may come to be there.
-
-        To be asked after its record was written. If the queues are being taken out of the pool,
-        who does so may have found no record yet, and would not look again.
-        """
-        pool = (await self._read()).get(name)
-        return pool is not None and pool.state == "open"
 
     def opened(self) -> Mapping[str, Store]:
         """The stores that are open now, by the names of their pools."""
@@ -223,7 +240,7 @@ class Pools:
             if now_s - self._looked_s < LOOK_S:
                 return self._known
             try:
-                return await self._read()
+                return await self._newest()
             except Unavailable:
                 if not self._known:
                     raise
@@ -231,9 +248,17 @@ class Pools:
                 self._looked_s = asyncio.get_running_loop().time()
                 return self._known
 
+    async def _newest(self) -> dict[str, Document]:
+        """The pools as they are, or as somebody else here has seen them since."""
+        before = self._look_number
+        while self._look_taken <= before:
+            await self._read()
+        return self._known
+
     async def _read(self) -> dict[str, Document]:
         """The pools as they are, by name, in order."""
         began_s = asyncio.get_running_loop().time()
+        self._look_number = number = self._look_number + 1
         records: list[Record] = []
         while True:
             after = records[-1].key if records else ""
@@ -242,8 +267,8 @@ class Pools:
             if len(page) < AT_ONCE:
                 break
         pools = {r.key: pool for r in records if (pool := _document(r)).state != "gone"}
-        if began_s >= self._looked_s:
-            self._looked_s, self._known = began_s, pools
+        if number > max(self._look_taken, self._look_before):
+            self._look_taken, self._looked_s, self._known = number, began_s, pools
             await self._stores.retire(pools)
         return pools
 
@@ -271,7 +296,7 @@ class Pools:
             raise _uri_taken(pool) from None
         if not done and record is None and await self._records.find(POOL, "", pool.uri):
             raise _uri_taken(pool)
-        self._looked_s = -math.inf
+        self._looked_s, self._look_before = -math.inf, self._look_number
         return new if done else None
 
     async def _must_write(self, name: str, record: Record | None, pool: Document) -> Record:
@@ -339,7 +364,8 @@ class Pools:
         """Change ``uri``, ``weight``, ``flavor`` (None: none) or ``options``.
 
         A URI that leads to another store is taken only if no message is in the pool, unless these
-        are given up with ``abandon``. Raises NotFound, Conflict (the store is in use, or messages
+        are given up with ``abandon``: also those that are posted before this returns, as other
+        nodes may look only then what store there is. Raises NotFound, Conflict (the store is in use, or messages
         are in the pool), Invalid, InvalidBody, InvalidPool (it does not fit its flavor).
         """
 
@@ -398,14 +424,16 @@ class Pools:
         except BaseException:
             if fresh is not None:
                 await fresh.close()
-            if old is not None and vacated:
-                with suppress(NuskuError):
-                    await self._write(name, record, old)
+            if vacated:
+                await self._reopen(name)
             raise
         if fresh is not None:
             await self._stores.keep(name, new, fresh)
         else:
             self._stores.renew(name, new)
+        if old is not None and old.identity != new.identity and not vacated:
+            # Nothing tells other nodes which post to the queues in the store that is given up.
+            await asyncio.sleep(LOOK_S)
         return new
 
     async def _connect(self, name: str, old: Document | None, new: Document) -> Store | None:
@@ -460,7 +488,11 @@ class Pools:
             record = await self._vacate(name, record, pool)
             # The record stays as a number: were it deleted, a pool that somebody adds under this
             # name at the same time could be deleted with it.
-            await self._must_write(name, record, Document("", 0, state="gone"))
+            try:
+                await self._must_write(name, record, Document("", 0, state="gone"))
+            except BaseException:
+                await self._reopen(name)
+                raise
             await self._stores.forget(name)
 
     @operation("pools:update")
@@ -497,16 +529,30 @@ class Pools:
             # are noted before they are made.
             await self._take_out(name, pool)
         except BaseException:
-            with suppress(NuskuError):
-                await self._write(name, record, pool)
+            await self._reopen(name)
             raise
         return record
 
+    async def _reopen(self, name: str) -> None:
+        """Let queues in again, however else the pool was changed meanwhile.
+
+        Another node that is taking them out finds that the pool has another version in the end.
+        """
+
+        def change(pool: Document) -> Document:
+            return msgspec.structs.replace(pool, state="open")
+
+        with suppress(NuskuError):
+            await self._change(name, change)
+
     async def _take_out(self, name: str, pool: Document) -> None:
         placed = await self.placements.page(name, "", TOGETHER)
-        if not placed:
+        try:
+            store = await self._stores.get(name, pool)
+        except Unavailable:
+            if placed:
+                raise
             return
-        store = await self._stores.get(name, pool)
         while placed:
             await asyncio.gather(*(self._take_out_one(name, one.key) for one in placed))
             placed = await self.placements.page(name, placed[-1].id, TOGETHER)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from nusku.broker.pools import Pools
 from nusku.broker.quotas import Quotas
 from nusku.broker.view import View
 from nusku.config import Settings
-from nusku.errors import Conflict, Invalid, InvalidBody, NotFound, Unavailable
+from nusku.errors import Conflict, Invalid, InvalidBody, NotFound, NuskuError, Unavailable
 from nusku.model import Context, Counts, Kind, QueueKey, QueueRef, Record
 from nusku.storage import RecordStore, Stale, Store
 
@@ -41,12 +42,16 @@ class Moving(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is stored of a queue: also the pool that it is in (None: the service's own store)."""
+    """What is stored of a queue: also the pool that it is in (None: the service's own store).
+
+    One that is ``deleted`` is there no more. Whoever meets it goes on with :func:`end`.
+    """
 
     generation: str
     metadata: dict[str, Any]
     pool: str | None = None
     moving: Moving | None = None
+    deleted: bool = False
 
 
 def document_of(record: Record) -> Document:
@@ -65,6 +70,35 @@ def changed(record: Record, document: Document) -> Record:
     return msgspec.structs.replace(
         record, doc=msgspec.json.encode(document), version=record.version + 1
     )
+
+
+async def end(pools: Pools, records: RecordStore, record: Record) -> None:
+    """Go to the end with the deletion of a queue whose record says that it is deleted.
+
+    Whoever has the queue in memory uses it until its messages are dropped. So nobody may say that
+    there is no such queue before, nor make one, which would take them for those of an earlier one.
+    Several may do this at once, and a late one harms nothing that was made since.
+    """
+    document = document_of(record)
+    ref = ref_of(record, document)
+    if store := await _store_of(pools, document):
+        await store.messages.drop(ref)
+    if document.pool is not None:
+        entries = await pools.placements.of(document.pool, ref.key)
+        await pools.placements.forget(
+            one for one in entries if one.generation == document.generation
+        )
+    await records.delete(*ref.key, doc=record.doc)
+
+
+async def _store_of(pools: Pools, document: Document) -> Store | None:
+    """The store that a queue is in now; None if its pool is gone, which was empty then."""
+    try:
+        return (await pools.present(document.pool)).store
+    except Unavailable:
+        if document.pool is None or await pools.known(document.pool):
+            raise
+        return None
 
 
 class Queue(msgspec.Struct, frozen=True):
@@ -187,22 +221,26 @@ class Queues:
         """Tell the queue's store what its record says, unless that is no longer true.
 
         A store cannot look into the records. So a queue that it did not know is opened only after
-        one more look: a record that is deleted later takes what it names with it.
+        one more look, and only if it is the store that the pool has now: a record that is deleted
+        or changed later takes what it names with it.
         """
         messages, ref = queue.store.messages, queue.ref
+        present = await self._pools.present(queue.pool)
+        if present.store is not queue.store:
+            return  # the next round takes the right one
         admitted = await messages.admit(ref)
         record = await self._records.get(*ref.key)
         document = document_of(record) if record else None
-        if document is None or document.generation != ref.generation:
+        if document is None or document.generation != ref.generation or document.deleted:
             if admitted.other is None:
                 await messages.drop(ref)
-        elif document.pool == queue.pool and document.moving is None:
+        elif record is not None and record.version == ref.version:
             if admitted.other is not None:
                 # Whoever deleted its record died before it came to this. The next round admits.
                 await messages.drop(ref._replace(generation=admitted.other))
                 return
             if admitted.seal:
-                if queue.pool is not None and not await self._pools.takes(queue.pool):
+                if not present.takes:
                     raise Unavailable("The queues of this pool are being placed elsewhere.")
                 await messages.open(ref, admitted.seal)
             if queue.has_subscriptions:
@@ -210,7 +248,7 @@ class Queues:
 
     async def _read(self, key: QueueKey, *, create: bool = False) -> Queue | None:
         for _ in range(ATTEMPTS):
-            record = await self._arrived(key, await self._records.get(*key))
+            record = await self._arrived(key)
             if record is not None:
                 return await self._remember(key, record)
             if not create:
@@ -218,15 +256,24 @@ class Queues:
             await self._create(key, {})
         raise Unavailable("The queue is being deleted.")
 
-    async def _arrived(self, key: QueueKey, record: Record | None) -> Record | None:
-        """The record once the queue is not on its way to another pool; None if it is deleted."""
-        pause_s = 0.0
+    async def _get(self, key: QueueKey) -> Record | None:
+        """The record, if there is a queue. One that is deleted is so to the end afterwards."""
+        for _ in range(ATTEMPTS):
+            record = await self._records.get(*key)
+            if record is None or not document_of(record).deleted:
+                return record
+            await end(self._pools, self._records, record)
+        raise Unavailable("The queue is being deleted.")
+
+    async def _arrived(self, key: QueueKey) -> Record | None:
+        """The record once the queue is not on its way to another pool; None if there is none."""
+        pause_s, record = 0.0, await self._get(key)
         while record is not None and document_of(record).moving is not None:
             if pause_s > MOVING_PAUSE_MAX_S:
                 raise Unavailable("The queue is being moved to another pool.")
             await self.rescue(record)
             await asyncio.sleep(pause_s := pause_s + MOVING_PAUSE_S)
-            record = await self._records.get(*key)
+            record = await self._get(key)
         return record
 
     async def _remember(self, key: QueueKey, record: Record) -> Queue:
@@ -289,9 +336,21 @@ class Queues:
         return True
 
     async def _placed_anew(self, key: QueueKey, record: Record, document: Document) -> Record:
-        """Place a queue whose pool was deleted just when it was created there."""
+        """Place a queue whose pool was deleted just when it was created there.
+
+        A pool of that name may be added again, and the queue be used there. So it is first marked
+        as moving, from when on nobody opens it, and then the pool is looked for once more.
+        """
         pool = await self._pools.place(key.project, document.metadata.get("_flavor"))
-        new = changed(record, msgspec.structs.replace(document, pool=pool))
+        read = await self._records.get(*key)
+        moving = Moving(pool, read.read_ms if read else 0)
+        marked = changed(record, msgspec.structs.replace(document, moving=moving))
+        if not await self._records.update(marked):
+            raise Unavailable("The queue is being changed.")
+        if document.pool is not None and await self._pools.known(document.pool):
+            await self._records.update(changed(marked, document))
+            raise Unavailable("The queue is being changed.")
+        new = changed(marked, msgspec.structs.replace(document, pool=pool))
         if pool is not None:
             await self._placements.note(pool, ref_of(new, document))
         if not await self._records.update(new):
@@ -313,21 +372,23 @@ class Queues:
     ) -> Document | None:
         """Replace what is stored of it, and let every node know; None when there is none."""
         for _ in range(ATTEMPTS):
-            record = await self._arrived(key, await self._records.get(*key))
+            record = await self._arrived(key)
             if record is None:
                 return None
             document = change(document_of(record))
             if await self._records.update(new := changed(record, document)):
                 self._cache.pop(key, None)
                 queue = await self._remember(key, new)
-                await queue.store.messages.admit(queue.ref)
+                # Where it is now, as it is there that other nodes come to know of the change.
+                store = (await self._pools.present(queue.pool)).store
+                await store.messages.admit(queue.ref)
                 return document
         raise Unavailable(f"The {key.kind} is being changed.")
 
     async def metadata(self, key: QueueKey) -> dict[str, Any]:
         """What is stored of it; {} when there is none."""
         # Not from memory: nobody would say that another node has changed it.
-        record = await self._records.get(*key)
+        record = await self._get(key)
         return document_of(record).metadata if record else {}
 
     def check(self, data: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
@@ -351,7 +412,7 @@ class Queues:
         """Create it; False, and no effect, when it exists. Raises Invalid, Forbidden (grants)."""
         self.check(data)
         grants.give(ctx, {}, data)
-        return not await self._records.get(*key) and await self._create(key, data)
+        return not await self._get(key) and await self._create(key, data)
 
     @operation("*:get")
     async def stored(self, ctx: Context, key: QueueKey) -> dict[str, Any]:
@@ -397,7 +458,7 @@ class Queues:
 
     async def _reflavor(self, key: QueueKey, patched: Callable[[Document], Document]) -> None:
         """Bring it to a pool of the flavor that it is to have, if that is another."""
-        record = await self._records.get(*key)
+        record = await self._get(key)
         if record is None:
             return
         document = document_of(record)
@@ -432,18 +493,18 @@ class Queues:
     async def delete(self, ctx: Context, key: QueueKey) -> None:
         """Delete it with its messages and claims; nothing happens when it does not exist."""
         async with self._patching:
-            record = await self._arrived(key, await self._records.get(*key))
-            if record is None:
-                return
-            store = await self._pools.store(document_of(record).pool)  # before there is no way back
-            if removed := await self._records.delete(*key):
-                document = document_of(removed)
-                if document.pool is not None:
-                    entries = await self._placements.of(document.pool, key)
-                    await self._placements.forget(
-                        one for one in entries if one.generation == document.generation
-                    )
-                await store.messages.drop(ref_of(removed, document))
+            for _ in range(ATTEMPTS):
+                record = await self._arrived(key)
+                if record is None:
+                    break
+                document = document_of(record)
+                await _store_of(self._pools, document)  # is there, before there is no way back
+                deleted = changed(record, msgspec.structs.replace(document, deleted=True))
+                if await self._records.update(deleted):
+                    await end(self._pools, self._records, deleted)
+                    break
+            else:
+                raise Unavailable(f"The {key.kind} is being changed.")
             self._cache.pop(key, None)  # last: somebody may have read it before
 
     @operation("*:get_all")
@@ -466,13 +527,21 @@ class Queues:
                 return False
             if not where:
                 return True
-            data = msgspec.json.decode(record.doc, type=Document).metadata
+            data = document_of(record).metadata
             return all(type(data.get(k)) is type(v) and data.get(k) == v for k, v in where.items())
 
-        records = await self._records.page(
-            kind, ctx.project, after, limit, wanted if name_part or where else None
-        )
-        return [(r.key, msgspec.json.decode(r.doc, type=Document).metadata) for r in records]
+        def there(record: Record) -> bool:
+            return wanted(record) and not document_of(record).deleted
+
+        what = kind, ctx.project, after, limit
+        records = await self._records.page(*what, wanted if name_part or where else None)
+        found = [(record, document_of(record)) for record in records]
+        if deleted := [record for record, document in found if document.deleted]:
+            for record in deleted:
+                with suppress(NuskuError):  # of a pool that is away: it need not be listed
+                    await end(self._pools, self._records, record)
+            found = [(r, document_of(r)) for r in await self._records.page(*what, there)]
+        return [(record.key, document.metadata) for record, document in found]
 
     @operation("*:get_all")
     async def count(self, ctx: Context, kind: Kind) -> int:

@@ -341,8 +341,12 @@ class RecordStore(Protocol):
     def count(self, kind: str, project: str) -> Awaitable[int]:
         """How many of a kind a project has."""
 
-    def delete(self, kind: str, project: str, key: str) -> Awaitable[Record | None]:
-        """Remove it, ended or not; return what was removed, None when there was none."""
+    def delete(
+        self, kind: str, project: str, key: str, *, doc: bytes | None = None
+    ) -> Awaitable[Record | None]:
+        """Remove it, ended or not, with ``doc`` only if that is its document; return what was
+        removed, None when nothing was.
+        """
 
     def ended(self, kind: str, after: tuple[int, str], limit: int) -> Awaitable[list[Record]]:
         """Housekeeping: those of all projects that have ended, by (ends_ms, key) behind ``after``."""

@@ -64,18 +64,21 @@ class PostgresRecords:
         answer: Awaitable[bool] = self._change("update", record, _done, ttl_s)
         return answer
 
-    async def delete(self, kind: str, project: str, key: str) -> Record | None:
+    async def delete(
+        self, kind: str, project: str, key: str, *, doc: bytes | None = None
+    ) -> Record | None:
         if "\0" in key:
             return None
 
         def read(row: Any) -> Record | None:
-            _, done, _, now, doc, version, parent, unique, created, ends = row
+            _, done, _, now, said, version, parent, unique, created, ends = row
             if not done:
                 return None
             name = None if unique is None else unique.decode(errors="surrogatepass")
-            return Record(kind, project, key, doc, version, parent, name, created, ends, now)
+            return Record(kind, project, key, said, version, parent, name, created, ends, now)
 
-        gone: Record | None = await self._change("delete", Record(kind, project, key, b""), read)
+        what = "delete" if doc is None else "delete this"
+        gone: Record | None = await self._change(what, Record(kind, project, key, doc or b""), read)
         return gone
 
     # Reading

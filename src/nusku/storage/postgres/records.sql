@@ -88,7 +88,7 @@ END $$;
 
 -- A batch of changes, in order.
 --
--- o_what  'insert', 'update', 'delete', 'load'
+-- o_what  'insert', 'update', 'delete', 'delete this' (if it has that document), 'load'
 -- o_ttl  its life from now on; NULL: none, or as it is; a load brings o_created and o_ends
 --
 -- Answers, one row for each: done; taken, if the unique name is another's; what was deleted.
@@ -150,6 +150,7 @@ BEGIN
             END;
         ELSE
             DELETE FROM records WHERE kind = o_kind[i] AND project = o_project[i] AND key = o_key[i]
+                AND (o_what[i] <> 'delete this' OR doc = o_doc[i])
             RETURNING * INTO r;
             done := FOUND;
         END IF;

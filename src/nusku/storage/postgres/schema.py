@@ -31,11 +31,11 @@ import asyncpg
 from nusku.errors import StoreRefused
 from nusku.storage.postgres.address import Address
 
-VERSION = 2
+VERSION = 3
 FUNCTIONS = ("common", "work", "post", "read", "queues", "records")
 
 # What leads from version n to n + 1: MIGRATIONS[n]. Functions are made anew each time.
-MIGRATIONS: Mapping[int, str] = {1: "SELECT 'functions only'"}
+MIGRATIONS: Mapping[int, str] = {1: "SELECT 'functions only'", 2: "SELECT 'functions only'"}
 
 DROP_FUNCTIONS = """
 DO $$

@@ -213,7 +213,10 @@ function operations.find(group, name)
     return { OK, '', now, group .. key, blob }
 end
 
-function operations.delete(group, key)
+-- With a document only if the record has that.
+function operations.delete(group, key, doc)
+    local there = doc and read(group .. key)
+    if there and parse(there).doc ~= doc then return { OK, '', now } end
     local blob = remove(group, key)
     if not blob then return { OK, '', now } end
     return { OK, '', now, group .. key, blob }

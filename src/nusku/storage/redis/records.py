@@ -76,9 +76,16 @@ class RedisRecords:
             what = ("find", _group(kind, project), _escaped(unique))
         return _one(*await self._asked(what))
 
-    async def delete(self, kind: str, project: str, key: str) -> Record | None:
+    async def delete(
+        self, kind: str, project: str, key: str, *, doc: bytes | None = None
+    ) -> Record | None:
         with speakable():
-            what = ("delete", _group(kind, project), _escaped(key))
+            what = (
+                "delete",
+                _group(kind, project),
+                _escaped(key),
+                *(() if doc is None else (doc,)),
+            )
         return _one(*await self._asked(what, writes=True))
 
     async def count(self, kind: str, project: str) -> int:

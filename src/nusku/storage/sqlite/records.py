@@ -27,7 +27,10 @@ ENDED = (
     " ORDER BY ends_ms, key LIMIT ?"
 )
 GET = f"{SELECT} WHERE kind = ? AND project = ? AND key = ?"
-DELETE = f"DELETE FROM records WHERE kind = ? AND project = ? AND key = ? RETURNING {COLUMNS}"
+DELETE = (
+    "DELETE FROM records WHERE kind = ?1 AND project = ?2 AND key = ?3 AND (?4 IS NULL OR doc = ?4)"
+    f" RETURNING {COLUMNS}"
+)
 DUMP = f"{SELECT} WHERE (kind, project, key) > (?, ?, ?) ORDER BY kind, project, key LIMIT ?"
 LOSE_NAME = 'UPDATE records SET "unique" = NULL WHERE kind = ? AND project = ? AND "unique" = ?'
 FIND = f'{SELECT} WHERE kind = ? AND project = ? AND "unique" = ?'
@@ -153,9 +156,11 @@ class SqliteRecords:
 
         return self._run(operation)
 
-    def delete(self, kind: str, project: str, key: str) -> Awaitable[Record | None]:
+    def delete(
+        self, kind: str, project: str, key: str, *, doc: bytes | None = None
+    ) -> Awaitable[Record | None]:
         def operation() -> Record | None:
-            row = self._db.execute(DELETE, (kind, project, key)).fetchone()
+            row = self._db.execute(DELETE, (kind, project, key, doc)).fetchone()
             return row and self._record(row)
 
         return self._run(operation)
@@ -182,11 +187,12 @@ class SqliteRecords:
         def operation() -> None:
             self._check_room()
             for record in records:
-                self._db.execute(DELETE, (record.kind, record.project, record.key)).fetchall()
+                place = (record.kind, record.project, record.key)
+                self._db.execute(DELETE, (*place, None)).fetchall()
                 self._db.execute(
                     f"INSERT {INSERT}",
-                    (record.kind, record.project, record.key, record.doc, record.version,
-                     record.parent, self._name_of(record), record.created_ms, record.ends_ms),
+                    (*place, record.doc, record.version, record.parent, self._name_of(record),
+                     record.created_ms, record.ends_ms),
                 )  # fmt: skip
 
         return self._run(operation, len(records))
