@@ -22,3 +22,19 @@ def steady_clock() -> Clock:
         return base_ms + time.clock_gettime_ns(_STEADY) // 1_000_000
 
     return now_ms
+
+
+def not_before(clock: Clock, start_ms: int) -> Clock:
+    """The same clock, so much ahead that it starts at `start_ms` if it would have been earlier.
+
+    Where time had come further before a restart, because the wall clock was set back since, it goes
+    on from there. If it stood still until the wall is there again, no claim would end meanwhile.
+    """
+    ahead_ms = start_ms - clock()
+    if ahead_ms <= 0:
+        return clock
+
+    def now_ms() -> int:
+        return clock() + ahead_ms
+
+    return now_ms

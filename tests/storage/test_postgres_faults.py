@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
@@ -14,6 +16,8 @@ from nusku.errors import StoreFull, StoreRefused, Unavailable
 from nusku.metrics import Metrics
 from nusku.model import Draft, QueueKey, QueueRef
 from nusku.storage import Store, StoreOptions, open_store
+from nusku.storage.postgres import link
+from nusku.storage.postgres.work import Work
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.standby import PrimaryAndStandby
@@ -149,6 +153,62 @@ async def test_a_connection_that_was_cut_while_idle_costs_nothing(server: Postgr
                 assert signal_backends(server, uri, "terminate") > 0
                 await asyncio.sleep(0.05)  # until word of it has come
                 assert await post(store, ref) == n + 1
+
+
+@pytest.mark.parametrize("error", [asyncpg.InternalClientError, RuntimeError])
+async def test_whatever_goes_wrong_at_connecting_everybody_is_answered(
+    error: type[Exception], server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg has an internal error for a session that ends while it is made."""
+    uri = server.create()
+    refusals = 3
+
+    async def connect_at_last(*arguments: Any) -> link.Link:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise error("cannot switch to state 11; another operation (2) is in progress")
+        return await link.connect_to_primary(*arguments)
+
+    async with opened(uri) as store:
+        ref = await queue(store)
+        where = "nusku.storage.postgres.connections.connect_to_primary"
+        monkeypatch.setattr(where, connect_at_last)
+        with capture_logs():
+            assert signal_backends(server, uri, "terminate") > 0
+            await asyncio.sleep(0.05)  # until word of it has come
+            asked = [
+                post(store, ref),
+                store.messages.count(ref),
+                store.records.count("queue", "p1"),
+            ]
+            answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+            assert {type(answer) for answer in answers} == {Unavailable}
+            await until_it_works(store, ref)
+
+
+async def test_no_failure_of_housekeeping_remains_unheard(server: Postgres) -> None:
+    """asyncio complains of exceptions that nobody has looked at."""
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    uri = server.create()
+    async with opened(uri, connections=1) as store:
+        for name in "abc":
+            ref = await queue(store, QueueKey("queue", "p1", name))
+            await store.messages.add([(ref, [Draft(b"x", 1)])])
+        await asyncio.sleep(1.2)
+        with capture_logs():
+            expiring = asyncio.ensure_future(store.messages.expire(10))
+            work: Work = store.messages._work  # type: ignore[attr-defined]  # one of our own
+            while not (work.ready or expiring.done()):  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0)
+            work.refuse(Unavailable("away"))
+            with pytest.raises(Unavailable):
+                await expiring
+    del expiring
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not unheard
 
 
 async def test_while_the_server_is_away_there_is_503_and_afterwards_all_is_there() -> None:

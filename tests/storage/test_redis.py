@@ -1,6 +1,7 @@
 """What is Redis's own: nodes beside one another, lost connections, memory, and what scripts cost."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -303,6 +304,43 @@ async def test_a_server_that_is_started_again_is_gone_on_with_and_has_everything
         assert positions(await house.all(ref))[-1] > given[-1] + 1000
 
 
+async def test_a_message_whose_body_is_gone_is_an_error_and_never_an_answer(server: Redis) -> None:
+    """The checksum of nothing is that of an empty body."""
+    async with fresh(server) as house:
+        ref = await house.queue()
+        [position] = await house.post(ref, "a")
+        field = f"b{position:013d}"
+        [lane] = [
+            key
+            for key in server.ask("KEYS", "*")
+            if server.ask("TYPE", key) == "hash" and server.ask("HEXISTS", key, field)
+        ]
+        server.ask("HDEL", lane, field)
+        with pytest.raises(Unavailable):
+            await house.all(ref)
+        with pytest.raises(Unavailable):
+            await house.messages.get(ref, [position])
+        with pytest.raises(Unavailable):
+            await house.messages.claim(ref, 1, 60, 60)
+
+
+async def test_a_damaged_state_of_a_message_is_an_error_of_the_store(server: Redis) -> None:
+    async with fresh(server) as house:
+        ref = await house.queue()
+        [position] = await house.post(ref, "a", client="someone")
+        field = f"{position:013d}"
+        with Client(host=server.host, port=server.port) as client:
+            [lane] = [
+                key
+                for key in client.scan_iter()
+                if client.type(key) == b"hash" and client.hexists(key, field)
+            ]
+            state = client.hget(lane, field)
+            client.hset(lane, field, state.replace(b"someone", b"some\xffne"))
+        with pytest.raises(Unavailable):
+            await house.messages.get(ref, [position])
+
+
 async def test_scripts_that_the_server_forgot_are_loaded_again(server: Redis) -> None:
     async with fresh(server) as house:
         ref = await house.queue()
@@ -401,6 +439,37 @@ async def test_without_enough_replicas_nothing_that_changes_is_answered_with_suc
             finally:
                 replica.resume()
             await until_it_works(house, ref)
+
+
+async def test_two_servers_that_go_on_from_one_state_give_different_positions(
+    tmp_path: Path,
+) -> None:
+    """The second never had what the first did; whoever has seen that misses nothing of the second."""
+    with Redis() as server:
+        async with node(server) as house:
+            ref = await house.queue("q")
+            await house.post(ref, "before")
+        server.stop()
+        shutil.copytree(server.folder, tmp_path / "state")
+        given = []
+        for taker in ("first", "second"):
+            for part in server.folder.iterdir():
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+            shutil.copytree(tmp_path / "state", server.folder, dirs_exist_ok=True)
+            server.start()
+            async with node(server) as house:
+                ref = await house.queue("q")
+                await house.messages.claim(
+                    ref, 1, 60, 60
+                )  # changes the lane, and takes no position
+                await house.post(ref, *[f"{taker} {i}" for i in range(20)])
+                page = await house.messages.page(ref, 0, 100, held=True, delayed=True)
+                given.append([message.position for message in page.messages])
+            server.kill()
+        (before, *first), (again, *second) = given
+        assert before == again
+        assert before < first[0]
+        assert first[-1] < second[0]
 
 
 async def test_a_replica_is_no_store() -> None:

@@ -202,3 +202,22 @@ async def test_an_open_store_answers_a_ping_and_has_not_failed(house: House) -> 
     await house.store.ping()
     assert isinstance(house.store.failed, asyncio.Future)
     assert not house.store.failed.done()
+
+
+async def test_time_goes_on_when_the_clock_starts_earlier(house: House) -> None:
+    if not house.uri.startswith("sqlite"):
+        pytest.skip("elsewhere the clock is the server's, and stands still until it is there again")
+    ref = await house.queue()
+    await house.post(ref, "held")
+    claim, _ = await house.hold(ref, ttl_s=60)
+    await house.post(ref, "expires", ttl_s=60)
+    await house.post(ref, "delayed", delay_s=60)
+    await house.close()
+    house.clock.turn(-3600)
+    await house.open()
+    house.clock.turn(59)
+    assert await house.messages.claimed(ref, claim) is not None
+    assert await house.numbers(ref) == (1, 1, 1)
+    house.clock.turn(1)
+    assert await house.numbers(ref) == (2, 0, 0)
+    assert await house.free(ref) == ["held", "delayed"]

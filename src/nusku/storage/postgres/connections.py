@@ -207,7 +207,7 @@ class Connections:
                 try:
                     link = await self._ready_link(link)
                     await self._do(link, batch)
-                except (*UNREACHABLE, ValueError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever it was, callers must hear of it
                     batch.fail(Unavailable("The storage cannot be reached."))
                     await self._unreachable(error)
                 finally:
@@ -353,7 +353,8 @@ class Connections:
 
     async def _unreachable(self, error: BaseException) -> None:
         """Tell those who wait, and let some time pass before the next attempt."""
-        log.warning("the storage cannot be reached", why=reason(error))
+        unexpected = None if isinstance(error, (*UNREACHABLE, ValueError)) else error
+        log.warning("the storage cannot be reached", why=reason(error), exc_info=unexpected)
         if not any(link.open for link in self._spare):
             for source in self._sources:
                 source.refuse(Unavailable("The storage cannot be reached."))

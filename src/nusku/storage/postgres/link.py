@@ -34,8 +34,15 @@ SELECT current_setting('server_version_num')::int AS version,
     current_setting('synchronous_standby_names') <> '' AS synchronous
 """
 
-# What goes wrong at connecting, be it the network or what the server says.
-UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# What goes wrong at connecting, be it the network or what the server says. asyncpg has an internal
+# error for who asks something in the moment in which the server ends a session.
+UNREACHABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 # They warn of what concerns the operator and has nothing to do with the transaction.
 _HARMLESS = frozenset({"GetNewTransactionId", "GetNewMultiXactId", "SetTransactionIdLimit"})

@@ -319,8 +319,14 @@ class PostgresMessages:
             left -= share
             steps.append((kind, self._work.put(Tidy(QueueKey(kind, project, name), share))))
         done = 0
+        if steps:
+            await asyncio.wait([step for _, step in steps])
+        # All are looked at, so that none of several that failed remains unheard.
+        failures = [error for _, step in steps if (error := step.exception()) is not None]
+        if failures:
+            raise failures[0]
         for kind, step in steps:
-            removed, back = await step
+            removed, back = step.result()
             done += removed + back
             if kind in SERVED:
                 self._metrics.messages["expired"] += removed

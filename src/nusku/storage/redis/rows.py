@@ -4,7 +4,9 @@ A message is a *state*, which the script reads and changes, and a *body* that it
 body has its CRC-32 in front: Redis's files have no checksums that are looked at again.
 """
 
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from struct import Struct
 from typing import Any
 from zlib import crc32
@@ -20,6 +22,7 @@ STATE = Struct(">QQIIB")  # posted, expires, ttl, count, flags
 HOLD = Struct(">QQI32s")  # hidden until, claimed at, for how long, by which claim
 HIDDEN, ATTRIBUTES, DEDUP = 1, 2, 4
 NOBODY = bytes(32)
+SUM_BYTES = 4  # of the checksum in front of a body
 
 
 def packed(body: bytes) -> Raw:
@@ -29,8 +32,9 @@ def packed(body: bytes) -> Raw:
 
 def checked(stored: bytes) -> bytes:
     """The body; raises Unavailable when it is not what was stored."""
-    body = stored[4:]
-    if crc32(body) != int.from_bytes(stored[:4]):
+    body = stored[SUM_BYTES:]
+    # Of nothing at all, as where the body's field is gone, the checksum would be right.
+    if len(stored) < SUM_BYTES or crc32(body) != int.from_bytes(stored[:SUM_BYTES]):
         raise Unavailable("A stored message is damaged.")
     return body
 
@@ -76,13 +80,23 @@ def loaded(one: Stored) -> tuple[Any, ...]:
     return (one.position, text(times, rest[:5], hold, rest[5:]), packed(one.body), one.dedup)
 
 
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """A state that is none is damage, too."""
+    try:
+        yield
+    except (struct.error, UnicodeDecodeError) as error:
+        raise Unavailable("A stored message is damaged.") from error
+
+
 def messages(answer: Sequence[Any], start: int) -> list[Message]:
     """Those in an answer, whose second element is the time."""
     now = answer[1]
-    return [
-        _message(answer[at], answer[at + 1], answer[at + 2], now)
-        for at in range(start, len(answer), 3)
-    ]
+    with _damage_told():
+        return [
+            _message(answer[at], answer[at + 1], answer[at + 2], now)
+            for at in range(start, len(answer), 3)
+        ]
 
 
 def _message(position: int, state: bytes, stored: bytes, now: int) -> Message:
@@ -114,10 +128,11 @@ def terms(answer: Sequence[Any], start: int) -> Iterator[tuple[int, int]]:
 
 def dumped(answer: Sequence[Any], start: int, bodies: bool) -> list[Stored]:
     """The messages in an answer to ``dump``."""
-    return [
-        _stored(answer[at], answer[at + 1], answer[at + 2], answer[1], bodies)
-        for at in range(start, len(answer), 3)
-    ]
+    with _damage_told():
+        return [
+            _stored(answer[at], answer[at + 1], answer[at + 2], answer[1], bodies)
+            for at in range(start, len(answer), 3)
+        ]
 
 
 def _stored(position: int, state: bytes, stored: bytes, now: int, bodies: bool) -> Stored:

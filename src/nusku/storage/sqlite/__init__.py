@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from nusku.clock import Clock, steady_clock
+from nusku.clock import Clock, not_before, steady_clock
 from nusku.metrics import Metrics
 from nusku.storage import CAPABILITIES, Store, StoreOptions
 from nusku.storage.sqlite.connection import Connection
@@ -29,6 +29,7 @@ _LAX = (
 async def open_store(path: Path, clock: Clock, options: StoreOptions, metrics: Metrics) -> Store:
     """See :func:`nusku.storage.open_store`."""
     file = await asyncio.to_thread(File, path, options.synchronous)
+    clock = not_before(clock, file.last_ms)
     connection = Connection(file.db, clock, metrics, file.last_ms)
     messages = SqliteMessages(connection, file, metrics, options.disk_watermark_bytes)
     metrics.gauge("nusku_store_bytes", "Size of the store's file.", file.bytes)

@@ -38,7 +38,9 @@ local BAND = 10 ^ 14
 
 local FAR = 2 ^ 52 -- later than any time
 local POSITIONS = 2 ^ 43
-local LEAP = 2 ^ 20 -- positions passed over when another server goes on with the lane
+local LEAP = 2 ^ 20 -- positions passed over when another server goes on with the lane,
+local LEAP_MS = 16 -- and so many more for each ms since the lane's last change,
+local LEAP_AT_MOST_MS = 86400000 -- up to so many
 local STEP = 500 -- rows that an operation looks at, or tidies up on its way
 local BYTES = 2 ^ 22 -- of bodies that one answer has before the rest has to be asked for
 local IDLE_MS = 10000 -- that long a lane stays in the list of busy ones when it is empty

@@ -44,7 +44,18 @@ local function write_head(lane)
     end
 end
 
+-- Another server goes on with the lane. The last positions that the one before gave out may have been
+-- lost with it, after somebody had seen them. Of two that go on from the same state, as the second
+-- never had what the first did, the later one leaps further: by more than the first can have given.
+local function go_on(lane)
+    if lane.server ~= SERVER then
+        lane.server = SERVER
+        lane.next = lane.next + LEAP + LEAP_MS * min(lane.now - lane.last, LEAP_AT_MOST_MS)
+    end
+end
+
 local function changed(lane)
+    go_on(lane)
     lane.dirty, lane.last = true, lane.now
 end
 
@@ -116,11 +127,7 @@ local function registered(lane, number)
 end
 
 local function next_position(lane)
-    if lane.server ~= SERVER then
-        -- Another server goes on with the lane. The last positions that the one before gave out
-        -- may have been lost with it, after somebody had seen them.
-        lane.server, lane.next = SERVER, lane.next + LEAP
-    end
+    go_on(lane)
     local position = lane.next
     lane.next = position + 1
     return position, digits(position)
