@@ -317,7 +317,8 @@ class _Pump:
             await self._send_all()
         finally:
             await self._put_back()
-            while self._removing is not None:
+            # One that was cancelled before it began is done, and has not said so itself.
+            while self._removing is not None and not self._removing.done():
                 await asyncio.wait((self._removing,))
 
     async def _look_up(self) -> bool:
