@@ -89,13 +89,17 @@ settings: $(RUN) ## Write docs/settings.md again from src/nusku/config.py
 bench: $(DEV) ## Measure; STORE=URI and SCENARIOS="post1 cycle1" choose where and what
 	$(PYTHON) -m benchmarks $(if $(STORE),--store '$(STORE)') $(if $(SCENARIOS),--scenarios '$(SCENARIOS)') $(ARGS)
 
-.PHONY: crash
-crash: $(DEV) ## Kill servers and cut their power for hours, or for SECONDS=600; SEED=1
-	$(PYTHON) -m tests.chaos crash $(if $(SEED),--seed '$(SEED)') $(if $(SECONDS),--seconds '$(SECONDS)') $(ARGS)
+.PHONY: soak
+soak: $(DEV) ## Two hours of a steady load, or SECONDS=600, and what grows: STORE=postgresql
+	$(INSTALL) -r requirements/plot.txt
+	$(PYTHON) -m benchmarks.soak $(if $(STORE),--store '$(STORE)') $(if $(SECONDS),--seconds '$(SECONDS)') $(ARGS)
 
+# With NEMESIS, PROFILE or SECONDS it is one run. Without, all that a store can be expected to live
+# through, which is taken up again where it was left.
+CHAOS := $(if $(NEMESIS)$(PROFILE)$(SECONDS),run,tier)
 .PHONY: chaos
-chaos: $(DEV) ## One run under faults: STORE=URI NEMESIS=kill SEED=1 SECONDS=60
-	$(PYTHON) -m tests.chaos run $(if $(STORE),--store '$(STORE)') $(if $(NEMESIS),--nemesis '$(NEMESIS)') $(if $(SEED),--seed '$(SEED)') $(if $(SECONDS),--seconds '$(SECONDS)') $(ARGS)
+chaos: $(DEV) ## Break what can break of a STORE, for an hour; or one run: NEMESIS=kill SEED=1 SECONDS=60
+	$(PYTHON) -m tests.chaos $(CHAOS) $(if $(STORE),--store '$(STORE)') $(if $(NEMESIS),--nemesis '$(NEMESIS)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(SEED),--seed '$(SEED)') $(if $(SECONDS),--seconds '$(SECONDS)') $(ARGS)
 
 # ------------------------------------------------------------------------------- dependencies
 
@@ -134,7 +138,7 @@ $(DEV): requirements/dev.txt | $(RUN)
 lock: $(VENV)/pyvenv.cfg ## Take the newest releases again and write requirements/*.txt
 	$(PYTHON) -m venv --clear $(LOCK_VENV)
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install '$(PIP_TOOLS)'
-	for name in run dev servers keystone fuzz; do \
+	for name in run dev servers keystone fuzz plot; do \
 	    env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND='make lock' \
 	    $(LOCK_VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
 	        --no-annotate --no-header --no-emit-options \

@@ -119,15 +119,17 @@ def start(
     stderr: IO[bytes],
     *,
     afresh: bool = False,
+    module: str = "nusku",
 ) -> Process:
     """Start `nusku` with these arguments there; what it prints can be read from ``stdout``.
 
     ``afresh`` is for tests that judge what it is to start: the interpreter is a new one then.
+    ``module`` is for those that start it with something changed.
     """
     if not afresh and _fixed(environment) == _FIXED:
-        return _forked(arguments, environment, folder, stderr)
+        return _forked(module, arguments, environment, folder, stderr)
     return subprocess.Popen(
-        [sys.executable, "-m", "nusku", *arguments],
+        [sys.executable, "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -194,9 +196,14 @@ _forker: _Forker | None = None
 
 
 def _forked(
-    arguments: Sequence[str], environment: Mapping[str, str], folder: Path, stderr: IO[bytes]
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    stderr: IO[bytes],
 ) -> Forked:
     request = {
+        "module": module,
         "arguments": arguments,
         "environment": dict(environment),
         "folder": str(folder),
@@ -236,8 +243,8 @@ def _adopt(orphans: bool) -> None:
 # -- forking ---------------------------------------------------------------------------------------
 
 
-def _main(number: int) -> None:
-    """Fork on request; in each child this returns, and there is a `nusku` to be run."""
+def _main(number: int) -> str:
+    """Fork on request; in each child this returns, and there is a module to be run."""
     del sys.path[0]  # the folder of this file, where no module of a server is
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is for the servers
     asked = socket.socket(fileno=number)
@@ -260,8 +267,9 @@ def _main(number: int) -> None:
             if not child:
                 asked.close()
                 signal.signal(signal.SIGINT, interrupted)
-                _become(json.loads(request), *received)
-                return
+                asked_for = json.loads(request)
+                _become(asked_for, *received)
+                return str(asked_for["module"])
             asked.send(str(child).encode())
             os._exit(0)
         for file in received:
@@ -286,5 +294,4 @@ def _become(request: dict[str, Any], stdout: int, stderr: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
-    runpy.run_module("nusku", run_name="__main__", alter_sys=True)
+    runpy.run_module(_main(int(sys.argv[1])), run_name="__main__", alter_sys=True)

@@ -265,4 +265,4 @@ def test_commands_named_exist(page: str) -> None:
 
 
 def test_makefile_has_what_others_rely_on() -> None:
-    assert {"serve", "test", "quick", "check", "bench", "crash", "chaos"} <= make_targets()
+    assert {"serve", "test", "quick", "check", "bench", "chaos"} <= make_targets()

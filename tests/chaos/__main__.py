@@ -9,20 +9,30 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
+import msgspec
+
+from tests.chaos.harness import pending, report
 from tests.chaos.harness.checker import check
 from tests.chaos.harness.generator import PROFILES
 from tests.chaos.harness.history import load
+from tests.chaos.harness.long import Long, Tally, play_long
 from tests.chaos.harness.nemesis import NEMESES
-from tests.chaos.harness.pending import LEAST_A_MINUTE, Wave, play_pending
+from tests.chaos.harness.pending import Wave, play_pending
 from tests.chaos.harness.places import STORES
 from tests.chaos.harness.play import play
 from tests.chaos.harness.report import Verdict, judge, keep
 from tests.chaos.harness.sim import BUGS, judge_planted, judge_right
 from tests.chaos.harness.stage import NEVER, Plan
+from tests.chaos.harness.tier import Ran, Standing, Tier
 from tests.servers.programs import Missing
 
-STRETCH = 50  # faults in one run of `crash`; each run has a seed of its own
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
+TRIED = 5  # histories with each planted bug; it does not strike in all
 
 
 def main() -> int:
@@ -40,6 +50,7 @@ def _run(arguments: argparse.Namespace) -> bool:
         seed=arguments.seed,
         seconds=arguments.seconds,
         strikes=arguments.strikes,
+        pause=arguments.pause,
         settings={"NUSKU_SQLITE_SYNCHRONOUS": arguments.synchronous},
         safe=not arguments.control,
     )
@@ -47,40 +58,53 @@ def _run(arguments: argparse.Namespace) -> bool:
         sys.exit("one server owns an SQLite file")
     verdict = _play(plan, arguments.keep)
     if arguments.control:
-        print(f"control: {'lost, as it must' if verdict.lost else 'KEPT'}")
-        return verdict.lost
+        shown = NEMESES[plan.nemesis].shown(verdict)
+        print(f"control: {'failed, as it must' if shown else 'PASSED'}")
+        return shown
     return verdict.passed
 
 
-def _crash(arguments: argparse.Namespace) -> bool:
-    """Many kills, then many power cuts, then the control that must lose."""
-    end = time.monotonic() + arguments.seconds
-    passed = True
-    for nemesis, wanted in (("kill", arguments.kills), ("power", arguments.cuts)):
-        reason = NEMESES[nemesis].why_not()
-        if reason:
-            print(f"{nemesis} skipped: {reason}")
-            continue
-        done = 0
-        while done < wanted and (left := end - time.monotonic()) > 0:
-            strikes = min(STRETCH, wanted - done)
-            plan = Plan(
-                nemesis=nemesis,
-                seed=arguments.seed + done,
-                seconds=left,
-                strikes=strikes,
-                pause=(0.1, 1.5),
-            )
-            verdict = _play(plan, arguments.keep)
-            passed &= verdict.passed or (verdict.strikes < strikes and not verdict.violations)
-            done += strikes
-    if arguments.cuts and not NEMESES["power"].why_not():
-        settings = {"NUSKU_SQLITE_SYNCHRONOUS": "normal"}
-        plan = Plan("power", seed=arguments.seed, strikes=10, pause=(0.3, 1.0), settings=settings)
-        control = _play(plan, arguments.keep)
-        print(f"control with synchronous=normal: {'lost, as it must' if control.lost else 'KEPT'}")
-        passed &= control.lost
-    return passed
+def _tier(arguments: argparse.Namespace) -> bool:
+    """Tier T1 of a store: what its table lists, and is not done yet."""
+    state = arguments.state or Path("build") / "chaos" / arguments.store
+    tier = Tier(arguments.store, state, arguments.seed)
+    names = [standing.part.name for standing in tier.standings]
+    if unknown := set(arguments.part) - set(names):
+        sys.exit(f"no part {', '.join(unknown)}; there are {', '.join(names)}")
+    print(f"tier T1 on {tier.store}, seed {tier.seed}, in {state}", flush=True)
+    wanted = [
+        one for one in tier.standings if not arguments.part or one.part.name in arguments.part
+    ]
+    bar: ProgressBar[str | None]
+    with click.progressbar(length=1000 * len(wanted), item_show_func=_named) as bar:
+
+        def tell(standing: Standing, run: Ran) -> None:
+            done = sum(1.0 if not one.open else one.done / one.part.times for one in wanted)
+            bar.update(int(1000 * done) - bar.pos, standing.part.name)
+            if not sys.stdout.isatty() or not run.counts:
+                print(f"{time.strftime('%H:%M:%S')} {_line(standing, run)}", flush=True)
+
+        try:
+            tier.play(arguments.part, tell)
+        except Missing as missing:
+            sys.exit(str(missing))
+    print(tier.summary())
+    return tier.passed
+
+
+def _named(part: str | None) -> str:
+    return part or ""
+
+
+def _line(standing: Standing, run: Ran) -> str:
+    word = "FAILED" if run.failed else "passed" if run.counts else "proves nothing"
+    if run.control:
+        word = "failed, as it must" if run.shown else "control did NOT fail"
+    wrong = [*run.violations, *run.complaints[:3], *run.invalid]
+    return (
+        f"{run.part}: {run.done} in {run.seconds} s, {run.operations} operations, seed {run.seed}: "
+        f"{word} {wrong or ''} ({standing.done} of {standing.part.times})"
+    )
 
 
 def _pending(arguments: argparse.Namespace) -> bool:
@@ -94,6 +118,34 @@ def _pending(arguments: argparse.Namespace) -> bool:
     return passed
 
 
+def _long(arguments: argparse.Namespace) -> bool:
+    """Many operations in many episodes."""
+    plan = Plan(
+        nemesis=arguments.nemesis,
+        store=arguments.store,
+        nodes=arguments.nodes or (1 if arguments.store == "sqlite" else 3),
+        profile=arguments.profile,
+        seed=arguments.seed,
+        seconds=arguments.seconds,
+        pause=(2.0, 6.0),
+    )
+    print(f"seed {plan.seed}, state in {arguments.state}", flush=True)
+    long = Long(plan, arguments.operations, arguments.struck_every)
+    with click.progressbar(length=long.operations, label="operations", show_pos=True) as bar:
+
+        def tell(tally: Tally) -> None:
+            bar.update(tally.operations - bar.pos)
+            if not sys.stdout.isatty():
+                rate = tally.operations / max(tally.seconds, 1)
+                wrong = f"{len(tally.failed)} failed, {tally.void} void"
+                text = f"{tally.passed} episodes, {tally.operations} operations, {rate:.0f}/s"
+                print(f"{time.strftime('%H:%M:%S')} {text}, {wrong}", flush=True)
+
+        tally = play_long(long, arguments.state, tell)
+    print(msgspec.json.format(msgspec.json.encode(tally), indent=2).decode())
+    return not tally.failed and tally.operations >= long.operations
+
+
 def _recheck(arguments: argparse.Namespace) -> bool:
     run, ops = load(arguments.folder)
     begin = time.monotonic()
@@ -101,8 +153,8 @@ def _recheck(arguments: argparse.Namespace) -> bool:
     took = time.monotonic() - begin
     faults = sum(1 for op in ops if op.f == "fault")
     most_unknown = NEMESES[run.nemesis].most_unknown if run.nemesis in NEMESES else 1.0
-    least = LEAST_A_MINUTE if run.profile == "pending" else 1000
-    verdict = judge(run, ops, violations, faults, most_unknown=most_unknown, least_a_minute=least)
+    least = pending.LEAST if run.profile == "pending" else report.LEAST
+    verdict = judge(run, ops, violations, faults, most_unknown=most_unknown, least=least)
     keep(arguments.folder, verdict)
     print(verdict.render())
     print(f"{len(ops)} operations judged in {took:.1f} s")
@@ -112,18 +164,24 @@ def _recheck(arguments: argparse.Namespace) -> bool:
 def _selftest(arguments: argparse.Namespace) -> bool:
     total, alarms = 0, 0
     seeds = range(arguments.seed, arguments.seed + arguments.histories)
-    for seed in seeds:
-        operations, false = judge_right(seed)
-        total, alarms = total + operations, alarms + len(false)
-        for alarm in false:
-            print(f"seed {seed}: false alarm: {alarm}")
-    print(f"{len(seeds)} right histories, {total} operations: {alarms} false alarms")
+    begin = time.process_time()
+    with click.progressbar(seeds, label="right histories") as bar:
+        for seed in bar:
+            operations, false = judge_right(seed)
+            total, alarms = total + operations, alarms + len(false)
+            for alarm in false:
+                print(f"seed {seed}: false alarm: {alarm}", flush=True)
+    took = time.process_time() - begin
+    print(f"{len(seeds)} right histories from seed {arguments.seed} on, {total} operations", end="")
+    print(f" in {took:.0f} s of processor time: {alarms} false alarms", flush=True)
     missed = []
     for bug in BUGS:
-        struck = [caught for seed in seeds[:10] if (caught := judge_planted(bug, seed)) is not None]
-        print(f"{bug}: caught in {sum(struck)} of {len(struck)}")
+        tried = range(arguments.seed, arguments.seed + TRIED)
+        struck = [caught for seed in tried if (caught := judge_planted(bug, seed)) is not None]
+        print(f"{bug}: caught in {sum(struck)} of {len(struck)}", flush=True)
         if not any(struck):
             missed.append(bug)
+    print(f"{len(BUGS) - len(missed)} of {len(BUGS)} planted bugs caught")
     return not alarms and not missed
 
 
@@ -154,16 +212,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", choices=sorted(PROFILES), default="mixed")
     run.add_argument("--seconds", type=float, default=60.0)
     run.add_argument("--strikes", type=int, default=NEVER, help="stop after so many faults")
+    run.add_argument("--pause", type=_span, default=(2.0, 8.0), help="s between faults, as 2,8")
     run.add_argument("--store", type=_store, default="sqlite", help=", ".join(STORES))
     run.add_argument("--nodes", type=int, help="servers on it; 3 if it can be shared")
     run.add_argument("--control", action="store_true", help="unsafe: has to be seen to lose")
     run.set_defaults(run=_run)
 
-    crash = commands.add_parser("crash", help="many kills and power cuts, and the control")
-    crash.add_argument("--kills", type=int, default=300)
-    crash.add_argument("--cuts", type=int, default=500)
-    crash.add_argument("--seconds", type=float, default=4 * 3600.0, help="stop after so long")
-    crash.set_defaults(run=_crash)
+    tier = commands.add_parser("tier", help="all faults of a store, about an hour; resumable")
+    tier.add_argument("--store", type=_store, default="sqlite", help=", ".join(STORES))
+    tier.add_argument("--state", type=Path, help="what is done; build/chaos/STORE")
+    tier.add_argument("--part", action="append", default=[], help="only this one; repeatable")
+    tier.set_defaults(run=_tier)
 
     pending = commands.add_parser("pending", help="deliveries pending while the server dies")
     pending.add_argument("--nemesis", choices=("kill", "power"), default="kill")
@@ -171,6 +230,17 @@ def _parser() -> argparse.ArgumentParser:
     pending.add_argument("--strikes", type=int, default=3, help="in each of the five parts")
     pending.add_argument("--runs", type=int, default=5, help="each with a seed of its own")
     pending.set_defaults(run=_pending)
+
+    long = commands.add_parser("long", help="millions of operations, hardly any faults; resumable")
+    long.add_argument("--store", type=_store, default="sqlite", help=", ".join(STORES))
+    long.add_argument("--nodes", type=int, help="servers on it; 3 if it can be shared")
+    long.add_argument("--operations", type=int, default=10_000_000)
+    long.add_argument("--state", type=Path, default=Path("chaos-long"), help="what is done")
+    long.add_argument("--profile", choices=sorted(PROFILES), default="long")
+    long.add_argument("--seconds", type=float, default=60.0, help="of load in each episode")
+    long.add_argument("--nemesis", choices=sorted(NEMESES), default="kill")
+    long.add_argument("--struck-every", type=int, default=10, help="episodes without faults")
+    long.set_defaults(run=_long)
 
     recheck = commands.add_parser("recheck", help="judge a kept history by today's rules")
     recheck.add_argument("folder", type=Path)
@@ -182,11 +252,17 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (run, pending):
         command.add_argument("--synchronous", choices=("full", "normal"), default="full")
-    for command in (run, crash, pending):
+    for command in (run, pending):
         command.add_argument("--keep", type=Path, help="where to leave histories and logs")
-    for command in (run, crash, pending, selftest):
+    for command in (run, tier, pending, long, selftest):
         command.add_argument("--seed", type=int, default=random.randrange(10**6))
     return parser
+
+
+def _span(text: str) -> tuple[float, float]:
+    """Two numbers."""
+    shortest, _, longest = text.partition(",")
+    return float(shortest), float(longest or shortest)
 
 
 def _store(text: str) -> str:

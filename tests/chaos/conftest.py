@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.harness import tracing, volumes
+from tests.chaos.harness.nemesis import NEMESES
 from tests.chaos.harness.play import play
 from tests.chaos.harness.report import Verdict
 from tests.chaos.harness.servers import Server
@@ -44,3 +46,17 @@ def run(plan: Plan, folder: Path) -> Verdict:
     verdict = play(plan, folder)
     print(verdict.render())
     return verdict
+
+
+def insist(plan: Plan, folder: Path) -> Verdict:
+    """Play it; it has to pass, and the failure says why it did not."""
+    verdict = play(plan, folder)
+    assert verdict.passed, verdict.render()
+    return verdict
+
+
+def control(plan: Plan, folder: Path) -> None:
+    """Play it with what makes it fail: were that not seen, the other runs would prove nothing."""
+    verdict = play(dataclasses.replace(plan, safe=False), folder)
+    assert verdict.strikes, verdict.render()
+    assert NEMESES[plan.nemesis].shown(verdict), verdict.render()

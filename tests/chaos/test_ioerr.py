@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import run
+from tests.chaos.conftest import insist
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.usefixtures("strace")]
@@ -15,5 +15,5 @@ pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.usefixtures("stra
 @pytest.mark.parametrize("seed", [31, 32])
 def test_a_failing_disk_ends_the_server_and_loses_nothing(seed: int, tmp_path: Path) -> None:
     plan = Plan(nemesis="ioerr", seed=seed, strikes=5, pause=(0.2, 0.6))
-    assert run(plan, tmp_path).passed
+    insist(plan, tmp_path)
     assert "the store failed" in (tmp_path / "server.log").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import run
+from tests.chaos.conftest import insist
 from tests.chaos.harness.pending import Wave, play_pending
 from tests.chaos.harness.stage import Plan
 
@@ -28,8 +28,7 @@ def test_pending_deliveries_all_arrive_after_kills(seed: int, tmp_path: Path) ->
     server that takes nobody at first.
     """
     verdict = play_pending(Plan(nemesis="kill", seed=seed), Wave(10_000), tmp_path)
-    print(verdict.render())
-    assert verdict.passed
+    assert verdict.passed, verdict.render()
     assert verdict.strikes == 5
     assert verdict.notifications["told"] >= 10_000
 
@@ -39,6 +38,5 @@ def test_pending_deliveries_all_arrive_after_kills(seed: int, tmp_path: Path) ->
 @pytest.mark.parametrize("seed", [pytest.param(FRESH, id=f"fresh-{FRESH}")])
 def test_subscribers_hear_of_acknowledged_posts_after_power_cuts(seed: int, tmp_path: Path) -> None:
     plan = Plan(nemesis="power", profile="webhooks", seed=seed, strikes=3, pause=(0.3, 1.0))
-    verdict = run(plan, tmp_path)
-    assert verdict.passed
+    verdict = insist(plan, tmp_path)
     assert verdict.notifications["told"] > 100

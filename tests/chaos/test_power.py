@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import run
+from tests.chaos.conftest import insist, run
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [
@@ -24,7 +24,7 @@ FRESH = random.randrange(10**6)
 @pytest.mark.parametrize("seed", [21, pytest.param(FRESH, id=f"fresh-{FRESH}")])
 def test_nothing_acknowledged_is_lost_by_power_cuts(seed: int, tmp_path: Path) -> None:
     plan = Plan(nemesis="power", seed=seed, strikes=CUTS, pause=(0.1, 0.9))
-    assert run(plan, tmp_path).passed
+    insist(plan, tmp_path)
 
 
 def test_the_same_run_loses_without_syncs(tmp_path: Path) -> None:

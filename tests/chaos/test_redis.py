@@ -1,4 +1,4 @@
-"""F-01 and F-19, with three nodes on a Redis and on a Redis Cluster.
+"""F-01, F-19 to F-21, with some nodes on a Redis and on a Redis Cluster.
 
 `python -m tests.chaos run --store redis-cluster --nemesis NAME` does each of these for longer.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import run
+from tests.chaos.conftest import control, insist, run
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(400)]
@@ -23,14 +23,24 @@ SEEDS = [pytest.param(FRESH, id=f"fresh-{FRESH}")]
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_by_a_redis_or_nodes_that_are_killed(seed: int, tmp_path: Path) -> None:
     plan = Plan("redis-all", "redis", 3, "nodes", seed, strikes=4, pause=(0.1, 0.5))
-    assert run(plan, tmp_path).passed
+    insist(plan, tmp_path)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_is_done_twice_when_redis_is_hard_to_reach(seed: int, tmp_path: Path) -> None:
+    """Replies and requests are lost, connections cut, and all is silent."""
+    insist(Plan("redis-cut", "redis", 2, "brief", seed, strikes=4, pause=(0.1, 0.4)), tmp_path)
+
+
+def test_a_node_that_posts_again_is_seen(tmp_path: Path) -> None:
+    control(Plan("redis-cut", "redis", 1, "brief", 73, strikes=1, pause=(0.3, 0.6)), tmp_path)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_by_one_fault_of_a_cluster(seed: int, tmp_path: Path) -> None:
     """A master is killed while its replica hears nothing; slots, masters and scripts change."""
     plan = Plan("redis-cluster-all", "redis-cluster", 3, "nodes", seed, strikes=5, pause=(0.1, 0.5))
-    assert run(plan, tmp_path).passed
+    insist(plan, tmp_path)
 
 
 def test_the_same_loses_where_no_replica_is_waited_for(tmp_path: Path) -> None:

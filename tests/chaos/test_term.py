@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import run
+from tests.chaos.conftest import control, insist
 from tests.chaos.harness.client import Connection
 from tests.chaos.harness.servers import Server
 from tests.chaos.harness.stage import Plan
@@ -23,7 +23,15 @@ HEADERS = {
 
 
 def test_a_clean_stop_drops_no_request(tmp_path: Path) -> None:
-    assert run(Plan(nemesis="term", seed=41, strikes=3, pause=(0.2, 1.2)), tmp_path).passed
+    insist(Plan(nemesis="term", seed=41, strikes=3, pause=(0.2, 1.2)), tmp_path)
+
+
+def test_a_clean_stop_of_a_node_drops_no_request(tmp_path: Path) -> None:
+    insist(Plan("term", "redis", 2, "brief", 42, strikes=2, pause=(0.2, 0.6)), tmp_path)
+
+
+def test_a_stop_that_drops_requests_is_seen(tmp_path: Path) -> None:
+    control(Plan("term", profile="brief", seed=43, strikes=1, pause=(0.2, 0.6)), tmp_path)
 
 
 def test_a_clean_stop_answers_those_who_wait(server: Server) -> None:

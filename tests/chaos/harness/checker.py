@@ -14,13 +14,14 @@ import itertools
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from tests.chaos.harness import telling
 from tests.chaos.harness.history import EVENTS, FAIL, INFO, OK, Op, Run
+from tests.chaos.harness.retold import by_store_clock
 
 INF = math.inf
 
@@ -76,6 +77,7 @@ class _Message:
         "n",
         "post",
         "q",
+        "second",
         "seen",
         "there",
         "until",
@@ -88,6 +90,7 @@ class _Message:
         self.id = ""
         self.there = INF  # certainly stored from here: the post's answer or the first sighting
         self.attempt = INF  # the first attempt that may have removed it
+        self.second = INF  # the next one
         self.deleted = INF  # answer of the first removal that certainly worked
         self.deleted_by: Op | None = None
         self.until = -INF  # certainly there until here
@@ -199,16 +202,18 @@ def check(run: Run, ops: Iterable[Op]) -> list[Violation]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return list(_Checker(run, list(ops)).judge())
+        told = list(ops)
+        return list(_Checker(*by_store_clock(run, told), told).judge())
     finally:
         if collecting:
             gc.enable()
 
 
 class _Checker:
-    def __init__(self, run: Run, ops: list[Op]) -> None:
+    def __init__(self, run: Run, ops: Sequence[Op], told: Sequence[Op]) -> None:
         self.run = run
         self.ops = sorted(ops, key=lambda op: op.t0)
+        self.told = sorted(told, key=lambda op: op.t0)  # by true time, by which clients wait
         self.barriers = _Barriers(self.ops)
         self.values: dict[tuple[str, int], _Message] = {}
         self.ids: dict[tuple[str, str], _Message] = {}  # by queue and id
@@ -247,7 +252,7 @@ class _Checker:
             yield from self._walks(q, queue)
             yield from self._end(q, queue)
         for op in self.ops:
-            yield from self._refused(op)
+            yield from self._entitled(op)
         for what, proof in telling.judge(self.ops):
             yield Violation("R10", what, proof)
         yield from self._answered()
@@ -371,12 +376,28 @@ class _Checker:
                     self._removal(op, name)
             case "pop":
                 self.queues[op.q].pops.add(op, self.barriers.after(op.t0))
+            case "purge":
+                self._purge(op)
+
+    def _purge(self, op: Op) -> None:
+        """What was there is gone; what comes meanwhile may be, too."""
+        latest = op.t1 if op.out == OK else self.barriers.after(op.t0)
+        for message in self.queues[op.q].messages:
+            post = message.post
+            if post.t0 > latest:
+                continue
+            message.attempt = min(message.attempt, op.t0)
+            if post.out == OK and op.out == OK and post.t1 < op.t0 and op.t1 < message.deleted:
+                message.deleted, message.deleted_by = op.t1, op
 
     def _removal(self, op: Op, name: str) -> None:
         message = self.ids.get((op.q, name))
         if message is None:
             return
-        message.attempt = min(message.attempt, op.t0)
+        if op.t0 < message.attempt:
+            message.attempt, message.second = op.t0, message.attempt
+        else:
+            message.second = min(message.second, op.t0)
         if op.out == OK and op.t1 < message.deleted:
             message.deleted, message.deleted_by = op.t1, op
 
@@ -416,8 +437,9 @@ class _Checker:
             end = min(claim.end, message.attempt)
             if end > claim.op.t1:
                 spans.append((claim.op.t1, end, claim.op))
-        if post.delay and post.out == OK and message.q == post.q:
-            spans.append((post.t1, post.t0 + post.delay - self.run.slack, post))
+        delayed = post.t0 + post.delay - self.run.slack  # which its answer may be later than
+        if post.out == OK and message.q == post.q and delayed > post.t1:
+            spans.append((post.t1, delayed, post))
         if not spans:
             return
         spans.sort(key=lambda span: span[0])
@@ -521,8 +543,12 @@ class _Checker:
                 continue
             name = f"{message.post.p} #{message.n} ({message.id})"
             if id(message) not in present:
-                if message.moved is not None or message.q in self.dead:
+                if message.moved is not None:
                     continue  # the one in the dead-letter queue is judged there
+                if message.q in self.dead:
+                    ops = (message.post, *message.seen[-2:], end)
+                    yield Violation("R13", f"{name}, a dead letter, is lost", ops)
+                    continue
                 may_lack -= 1
                 if may_lack < 0:
                     ops = (message.post, *message.seen[-2:], end)
@@ -572,8 +598,19 @@ class _Checker:
             if claimed and over and not self._haunted(queue, op.t0):
                 yield Violation("R12", f"{q}: nothing is claimed", (op,))
 
-    def _refused(self, op: Op) -> Iterator[Violation]:
-        """R1, R5: a 4xx that says a message or claim is not there, while it certainly is."""
+    def _entitled(self, op: Op) -> Iterator[Violation]:
+        """R1, R5: a 4xx that says a message or claim is not there, while it certainly is.
+
+        And none, where somebody without its claim deletes a message that is certainly claimed.
+        """
+        if op.f == "delete" and op.out == OK and not op.cid:
+            message = self.ids.get((op.q, op.id))
+            # Nobody else can have removed it before.
+            alone = message is not None and message.attempt == op.t0 and message.second > op.t1
+            for held in message.grants if message and alone else ():
+                if held.op.t1 < op.t0 and op.t1 < held.end:
+                    what = f"{op.id} was deleted by another than its holder"
+                    yield Violation("R5", what, (held.op, op))
         if op.out != FAIL or not op.status:
             return
         if op.f == "get" and op.status == 404:
@@ -594,7 +631,7 @@ class _Checker:
         """R15: away from faults at most one request in a hundred stays without an answer."""
         faults = [
             (op.t0 - self.run.deadline, op.t1 + self.run.heal)
-            for op in self.ops
+            for op in self.told
             if op.f in {"fault", "dead"}
         ]
         faults.sort()
@@ -602,7 +639,7 @@ class _Checker:
         ends = list(itertools.accumulate((end for _, end in faults), max))
         calm = [
             op
-            for op in self.ops
+            for op in self.told
             if op.f not in EVENTS
             and ((at := bisect_right(starts, op.t0)) == 0 or ends[at - 1] < op.t0)
         ]

@@ -45,11 +45,35 @@ class Profile:
 
 PROFILES: dict[str, Profile] = {
     "mixed": Profile(poppers=1, retriers=1),
+    "brief": Profile(
+        projects=1,
+        queues=("jobs-0", "jobs-1"),
+        producers=2,
+        workers=3,
+        readers=1,
+        poppers=1,
+        retriers=1,
+        backlog=40,
+        claim_ttl=(1, 2),
+        think=0.02,
+    ),
     "fifo": Profile(queues=("fifo-0",), workers=1, readers=4, short_share=0, batch=3),
     "claims": Profile(projects=1, queues=("jobs-0",), workers=8, readers=1, short_share=0.1),
     "fanout": Profile(queues=("feed",), producers=1, workers=0, readers=8, backlog=3000),
     "nodes": Profile(poppers=1, retriers=1, claim_ttl=(1, 2), think=0.01),
     "crowd": Profile(producers=120, workers=120, listers=20, think=0.05, backlog=500),
+    "long": Profile(
+        producers=40,
+        workers=72,
+        readers=2,
+        listers=2,
+        poppers=3,
+        retriers=4,
+        backlog=400,
+        short_ttl=(2, 8),
+        claim_ttl=(2, 5),
+        think=0.004,
+    ),
     "ttl": Profile(workers=2, short_share=0.9, short_ttl=(2, 4), batch=20, backlog=5000),
     "webhooks": Profile(
         projects=2,
@@ -64,6 +88,7 @@ PROFILES: dict[str, Profile] = {
 }
 
 DEAD_AFTER = 2  # claims
+PURGED = 0.05  # share of what is asked of queues that are popped
 BAD_TTL = 10**9  # s, which no server grants
 RETRY_POLICY: dict[str, Any] = {
     "retries_with_no_delay": 1,
@@ -259,6 +284,11 @@ def _retrier(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Scr
 def _popper(cast: Cast, who: str, queues: list[str], rng: random.Random) -> Script:
     while True:
         yield _pause(cast, rng)
+        if rng.random() < PURGED:
+            purge = yield Op("purge", q=rng.choice(queues))
+            if purge.out == OK:
+                cast.board.backlog[purge.q] = 0
+            continue
         popped = yield Op("pop", q=rng.choice(queues), limit=rng.choice((1, 5, 20)))
         cast.board.gone(popped.q, len(popped.got))
         if not popped.got:

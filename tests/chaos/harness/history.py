@@ -6,8 +6,6 @@ Times are seconds of `time.monotonic()`, which one machine's processes share and
 
 from __future__ import annotations
 
-import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +20,7 @@ OK = "ok"  # a complete 2xx answer
 FAIL = "fail"  # 4xx, or refused before the first byte was sent: must have had no effect
 INFO = "info"  # anything else: none, now, or at any later time
 
-EVENTS = frozenset({"dead", "fault", "hear"})
+EVENTS = frozenset({"dead", "fault", "hear", "skew"})
 """What no client asked for."""
 
 Sighting = tuple[str, str, int]
@@ -32,10 +30,11 @@ Sighting = tuple[str, str, int]
 class Op(msgspec.Struct, omit_defaults=True):
     """One operation, or one event of the run (`EVENTS`). Unused fields stay out of the file.
 
-    `f` is post, claim, renew, release, delete, bulk, pop, list, get or stats; of subscriptions
+    `f` is post, claim, renew, release, delete, bulk, pop, purge, list, get or stats; of subscriptions
     subscribe, waiting, failed, replay, pause, resume. A `dead` event says: nothing that was sent before
     `t1` can take effect after it. `hear` is what a receiver of notifications wrote down: when one
-    came, and when and with which status it was answered (0: not at all).
+    came, and when and with which status it was answered (0: not at all). `skew`: the clock of the
+    store was set, and is `ttl` s ahead of true time from then on.
     """
 
     f: str
@@ -86,7 +85,10 @@ class Run(msgspec.Struct):
 
 
 class History:
-    """Appends operations to `DIR/history.jsonl`, unbuffered enough to survive our own death."""
+    """Gathers operations, and appends them to `DIR/history.jsonl`.
+
+    What breaks is never this process, so lines may wait a little before they are written.
+    """
 
     def __init__(self, folder: Path, run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,15 +96,15 @@ class History:
         self.ops: list[Op] = []
         self.run = run
         self.folder = folder
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._fd = os.open(folder / "history.jsonl", flags, 0o644)
+        self._file = (folder / "history.jsonl").open("ab", buffering=1 << 18)
+        self._encode = msgspec.json.Encoder().encode
 
     def add(self, op: Op) -> None:
         self.ops.append(op)
-        os.write(self._fd, msgspec.json.encode(op) + b"\n")
+        self._file.write(self._encode(op) + b"\n")
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -126,21 +128,46 @@ def read_ops(file: Path) -> list[Op]:
         return [decode(line) for line in lines]
 
 
-def make_body(run: int, q: str, p: str, n: int) -> dict[str, Any]:
+class Body(msgspec.Struct, forbid_unknown_fields=True):
     """A message body that tells where it belongs, who posted it, and whether it was changed."""
-    body = {"run": run, "q": q, "p": p, "n": n, "pad": BODY + "é·" * (n % 40)}
-    return body | {"sum": _sum(body)}
+
+    run: int
+    q: str
+    p: str
+    n: int
+    pad: str
+    sum: int
+
+
+def make_body(run: int, q: str, p: str, n: int) -> dict[str, Any]:
+    """The fields of a `Body`."""
+    pad = BODY + "é·" * (n % 40)
+    return {"run": run, "q": q, "p": p, "n": n, "pad": pad, "sum": _sum(run, q, p, n, pad)}
 
 
 def read_body(run: int, body: object) -> tuple[str, int]:
     """(producer, number) of one of our bodies; ("", 0) if it was changed or is not ours."""
-    if not isinstance(body, dict):
+    try:
+        return _read(run, msgspec.convert(body, Body))
+    except msgspec.ValidationError:
         return "", 0
-    rest = {key: value for key, value in body.items() if key != "sum"}
-    if body.get("sum") != _sum(rest) or rest.get("run") != run:
-        return "", 0
-    return str(rest["p"]), int(rest["n"])
 
 
-def _sum(body: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(body, sort_keys=True).encode())
+def read_encoded(run: int, body: bytes | msgspec.Raw) -> tuple[str, int]:
+    """The same of a body that is still JSON."""
+    try:
+        return _read(run, _decode_body(body))
+    except msgspec.DecodeError:
+        return "", 0
+
+
+_decode_body = msgspec.json.Decoder(Body).decode
+
+
+def _read(run: int, body: Body) -> tuple[str, int]:
+    right = body.run == run and body.sum == _sum(run, body.q, body.p, body.n, body.pad)
+    return (body.p, body.n) if right else ("", 0)
+
+
+def _sum(run: int, q: str, p: str, n: int, pad: str) -> int:
+    return zlib.crc32(f"{run} {q} {p} {n} {pad}".encode())

@@ -8,7 +8,7 @@ moment leaves what is durable plus any part of what is pending; `Keep` names the
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import random
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +23,7 @@ from nusku.errors import NuskuError, StoreRefused
 from nusku.metrics import Metrics
 from nusku.model import QueueKey, QueueRef
 from nusku.storage import Stale, StoreOptions, open_store
-from tests.chaos.harness.history import read_body
+from tests.chaos.harness.history import read_encoded
 from tests.chaos.harness.recording import Done, Kind
 
 SECTOR = 512  # bytes that a disk writes all or nothing
@@ -58,8 +58,8 @@ class File:
             _apply(self.durable, done)
         self.pending.clear()
 
-    def image(self, keep: Keep, rng: random.Random) -> bytes:
-        content = bytearray(self.durable)
+    def image(self, keep: Keep, rng: random.Random) -> bytearray:
+        content = self.durable.copy()
         for done in self.pending:
             if done.kind is Kind.WRITE and keep is Keep.SECTORS:
                 for part in _sectors(done):
@@ -67,7 +67,7 @@ class File:
                         _apply(content, part)
             elif _kept(keep, rng):
                 _apply(content, done)
-        return bytes(content)
+        return content
 
 
 class Folder:
@@ -104,13 +104,22 @@ class Folder:
         return bool(self._pending) or (name in self.files and bool(self.files[name].pending))
 
     def write(self, target: Path, keep: Keep, rng: random.Random) -> None:
-        """Make an image in an empty folder."""
+        """Make an image in a folder; files of an earlier one are written over, which is cheaper."""
         entries = dict(self._durable)
         for change, file in self._pending:
             if _kept(keep, rng):
                 _enter(entries, change, file)
+        for old in target.iterdir():
+            if old.name not in entries:
+                old.unlink()
         for name, file in entries.items():
-            (target / name).write_bytes(file.image(keep, rng))
+            fd = os.open(target / name, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                content = file.image(keep, rng)
+                os.ftruncate(fd, len(content))
+                os.write(fd, content)
+            finally:
+                os.close(fd)
 
 
 class Image(NamedTuple):
@@ -155,8 +164,6 @@ def images(
         there = frozenset(marked[ACKNOWLEDGED] - marked[LEAVING])
         promise = Promise(there, frozenset(marked[GONE]))
         for keep in Keep:
-            for old in target.iterdir():
-                old.unlink()
             folder.write(target, keep, rng)
             yield Image(at, keep, promise)
 
@@ -169,24 +176,45 @@ def replayed(recording: Sequence[Done]) -> Folder:
     return folder
 
 
-def fault(store: Path, promise: Promise, run: int, *, serve: bool) -> str:
-    """What is wrong with an image; empty if nothing is. With `serve`, nusku opens it first."""
-    try:
-        if serve:
-            seen = asyncio.run(_served(store))
-            if wrong := _broken(seen, promise, run):
-                return f"nusku: {wrong}"
-        return _broken(_read(store), promise, run)
-    except (sqlite3.Error, NuskuError, StoreRefused) as error:
-        return f"{type(error).__name__}: {error}"
+class Trial:
+    """Looks at images of one run. Most bodies are in many of them, so names are remembered."""
+
+    def __init__(self, run: int) -> None:
+        self._run = run
+        self._names: dict[bytes, str] = {}
+
+    def fault(self, store: Path, promise: Promise, *, serve: bool) -> str:
+        """What is wrong with an image; empty if nothing is. With `serve`, nusku opens it first."""
+        try:
+            if serve:
+                seen = asyncio.run(_served(store))
+                if wrong := self._broken(seen, promise):
+                    return f"nusku: {wrong}"
+            return self._broken(_read(store), promise)
+        except (sqlite3.Error, NuskuError, StoreRefused) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _broken(self, bodies: Sequence[bytes], promise: Promise) -> str:
+        names = self._names
+        for body in bodies:
+            if body not in names:
+                names[body] = named(*read_encoded(self._run, body))
+        seen = {names[body] for body in bodies}
+        if len(seen) != len(bodies):
+            return f"{len(bodies) - len(seen)} are there twice"
+        if lost := promise.there - seen:
+            return f"{len(lost)} of {len(promise.there)} acknowledged are lost"
+        if back := promise.gone & seen:
+            return f"{len(back)} of {len(promise.gone)} deleted are back"
+        return ""
 
 
 def _read(store: Path) -> list[bytes]:
     """All bodies, by SQLite alone, after it has found the database to be intact."""
     if not store.exists():
         return []
-    with closing(sqlite3.connect(store, isolation_level=None)) as db:
-        db.execute("PRAGMA synchronous = OFF")
+    # Who only reads does not write the log back in the end.
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, isolation_level=None)) as db:
         (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
@@ -213,18 +241,6 @@ async def _served(store: Path) -> list[bytes]:
         return seen
     finally:
         await opened.close()
-
-
-def _broken(bodies: Sequence[bytes], promise: Promise, run: int) -> str:
-    found = [named(*read_body(run, json.loads(body))) for body in bodies]
-    seen = set(found)
-    if len(seen) != len(found):
-        return f"{len(found) - len(seen)} are there twice"
-    if lost := promise.there - seen:
-        return f"{len(lost)} of {len(promise.there)} acknowledged are lost"
-    if back := promise.gone & seen:
-        return f"{len(back)} of {len(promise.gone)} deleted are back"
-    return ""
 
 
 def named(p: str, n: int) -> str:

@@ -36,7 +36,7 @@ MAILS = 100
 SLOW = ("slow:0.8",)
 ROLES = {".0": SLOW, ".1": SLOW, ".2": AWKWARD, ".3": SLOW, ".4": ("500",)}
 """Moods at first, by the end of the endpoint's name. Those of `.3` refuse later."""
-LEAST_A_MINUTE = 100  # operations; it is the deliveries that are many here
+LEAST = 100  # operations; it is the deliveries that are many here
 GIVEN_UP = 100  # at least, before they are replayed
 MEMORY_MIB = 300  # that the server may take
 
@@ -98,9 +98,7 @@ def play_pending(plan: Plan, wave: Wave, folder: Path) -> Verdict:
         for op in mailbox.heard:
             history.add(op)
     ops = history.ops + read_ops(folder / HEARD)
-    verdict = judge(
-        run, ops, check(run, ops), stage.strikes, stage.complaints, least_a_minute=LEAST_A_MINUTE
-    )
+    verdict = judge(run, ops, check(run, ops), stage.strikes, stage.complaints, least=LEAST)
     verdict.phases = stage.phases
     if verdict.notifications["told"] < wave.deliveries:
         verdict.invalid.append(f"fewer than {wave.deliveries} were told")

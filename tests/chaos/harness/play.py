@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from tests.chaos.harness.checker import check
 from tests.chaos.harness.client import Client
 from tests.chaos.harness.generator import (
@@ -24,11 +26,13 @@ from tests.chaos.harness.history import HEARD, OK, History, Op, Run, read_ops
 from tests.chaos.harness.nemesis import NEMESES, Nemesis
 from tests.chaos.harness.places import Place
 from tests.chaos.harness.receiver import AWKWARD, FINE, QUITTING, Receiver, secret
-from tests.chaos.harness.report import Verdict, judge, keep
+from tests.chaos.harness.report import Verdict, judge, keep, too_little
 from tests.chaos.harness.servers import Server
 from tests.chaos.harness.stage import NEVER, Plan, Stage
 
 PATIENCE_S = 40.0  # with the end of a run
+SURELY = 0.8  # of the share of unknown outcomes that is allowed
+ENOUGH_S = 120.0  # until a run proves something
 TELLING = {
     "NUSKU_SUBSCRIBER_ALLOW": "127.0.0.0/8",
     "NUSKU_DELIVERY_CONNECT_TIMEOUT": "1",
@@ -44,6 +48,7 @@ def play(plan: Plan, folder: Path) -> Verdict:
     cast = Cast(PROFILES[plan.profile], plan.seed)
     settings = dict(nemesis.settings) | (TELLING if cast.endpoints else {}) | plan.settings
     with nemesis.store(folder, plan) as place:
+        nemesis.plant(plan, place)
         run = Run(
             seed=plan.seed,
             profile=plan.profile,
@@ -58,7 +63,8 @@ def play(plan: Plan, folder: Path) -> Verdict:
         )
         with History(folder, run) as history, nodes_on(place, folder, plan, run.settings) as nodes:
             stage = Stage(plan, nodes, place, history)
-            asyncio.run(_play_heard(stage, nemesis, cast))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_play_heard(stage, nemesis, cast))
             for node in nodes:
                 if node.stop() != 0:
                     stage.complaints.append(f"the last stop of {node.name} was not clean")
@@ -110,6 +116,7 @@ async def _play(stage: Stage, nemesis: Nemesis, cast: Cast, receiver: Receiver |
     try:
         await _strikes(stage, nemesis)
         await asyncio.sleep(stage.plan.quiet)
+        await _until_enough(stage, nemesis)
         stop.set()
         await asyncio.gather(*load)
         await nemesis.end(stage)
@@ -185,6 +192,15 @@ async def _strikes(stage: Stage, nemesis: Nemesis) -> None:
             return
         await asyncio.sleep(pause)
         await strike(stage, nemesis)
+
+
+async def _until_enough(stage: Stage, nemesis: Nemesis) -> None:
+    """Go on until the run proves something: where the machine is slow, that takes longer."""
+    end = time.monotonic() + ENOUGH_S
+    while too_little(stage.history.ops, nemesis.most_unknown * SURELY):
+        if time.monotonic() > end:
+            return  # the verdict says why
+        await asyncio.sleep(0.2)
 
 
 async def strike(stage: Stage, nemesis: Nemesis, when: str = "") -> None:

@@ -9,8 +9,10 @@ import msgspec
 
 from tests.chaos.harness import telling
 from tests.chaos.harness.checker import RULES, Violation
-from tests.chaos.harness.history import EVENTS, INFO, OK, Op, Run
+from tests.chaos.harness.history import EVENTS, FAIL, INFO, OK, Op, Run
 
+UNSENT = "unsent"  # failed, as nobody was there
+LEAST = 300  # operations that have to succeed
 SHOWN = 3  # violations of a rule that are printed in full
 
 
@@ -22,8 +24,8 @@ class Verdict(msgspec.Struct):
     seed: int
     strikes: int
     seconds: float
-    operations: int
-    outcomes: dict[str, int]
+    operations: int  # that were sent
+    outcomes: dict[str, int]  # of all: those of `history`, and UNSENT
     violations: dict[str, int]  # by rule
     complaints: list[str]  # faults that no history shows
     invalid: list[str]  # reasons why the run proves nothing
@@ -66,18 +68,13 @@ def judge(
     strikes: int = 0,
     complaints: list[str] | None = None,
     most_unknown: float = 0.2,
-    least_a_minute: int = 1000,
+    least: int = LEAST,
 ) -> Verdict:
     """Sum up. A run that hardly did anything, or hardly learned anything, is invalid."""
     done = [op for op in ops if op.f not in EVENTS]
-    outcomes = Counter(op.out for op in done)
-    since = min((op.t0 for op in done), default=0.0)
-    seconds = max((op.t1 for op in done), default=0.0) - since
-    invalid = []
-    if outcomes[OK] < least_a_minute * seconds / 60:
-        invalid.append(f"only {outcomes[OK]} operations succeeded")
-    if outcomes[INFO] > most_unknown * len(done):
-        invalid.append(f"{outcomes[INFO]} of {len(done)} outcomes are unknown")
+    outcomes = Counter(UNSENT if op.out == FAIL and not op.status else op.out for op in done)
+    since, seconds = _span(done)
+    invalid = too_little(ops, most_unknown, least)
     notifications = telling.count(ops)
     counts = Counter(violation.rule for violation in violations)
     shown: list[str] = []
@@ -90,14 +87,32 @@ def judge(
         seed=run.seed,
         strikes=strikes,
         seconds=round(seconds, 1),
-        operations=len(done),
-        outcomes=dict(outcomes),
+        operations=len(done) - outcomes[UNSENT],
+        outcomes={out: count for out, count in outcomes.items() if count},
         violations=dict(sorted(counts.items())),
         complaints=complaints or [],
         invalid=invalid,
         shown=shown,
         notifications=notifications,
     )
+
+
+def too_little(ops: list[Op], most_unknown: float = 0.2, least: int = LEAST) -> list[str]:
+    """Why a history proves nothing: what it lacks. How long it took does not matter."""
+    done = [op for op in ops if op.f not in EVENTS]
+    outcomes = Counter(op.out for op in done)
+    lacking = []
+    if outcomes[OK] < least:
+        lacking.append(f"only {outcomes[OK]} operations succeeded")
+    if outcomes[INFO] > most_unknown * len(done):
+        lacking.append(f"{outcomes[INFO]} of {len(done)} outcomes are unknown")
+    return lacking
+
+
+def _span(done: list[Op]) -> tuple[float, float]:
+    """When the first was sent, and how many seconds later the last was answered."""
+    since = min((op.t0 for op in done), default=0.0)
+    return since, max((op.t1 for op in done), default=0.0) - since
 
 
 def keep(folder: Path, verdict: Verdict) -> None:

@@ -17,6 +17,9 @@ from tests import forking
 from tests.canaries import BODY, SETTINGS, insist_absent
 from tests.live import settings_environment
 
+PLANTED = "PLANTED"
+"""Among the settings of a server: which fault of `planted.py` it is to have."""
+
 FAST = {
     "NUSKU_MIN_MESSAGE_TTL": "1",
     "NUSKU_MIN_CLAIM_TTL": "1",
@@ -71,8 +74,15 @@ class Server:
         logged = self.log.stat().st_size if self.log.exists() else 0
         arguments = ["serve", "--port", "0", "--store", self.uri]
         environment = settings_environment({}) | self.settings
+        fault = environment.pop(PLANTED, "")
         with self.log.open("ab") as log:
-            self._process = forking.start(arguments, environment, Path.cwd(), log)
+            self._process = forking.start(
+                [fault, *arguments] if fault else arguments,
+                environment,
+                Path.cwd(),
+                log,
+                module="tests.chaos.harness.planted" if fault else "nusku",
+            )
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], timeout)
         line = self._process.stdout.readline().decode() if ready else ""
@@ -99,6 +109,10 @@ class Server:
                 return
             time.sleep(0.002)
         raise TimeoutError("the server could not be frozen")
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL; returns when it is dead."""

@@ -41,6 +41,18 @@ BUGS = sim_telling.BUGS | {
     "counted wrong": {"R12"},
     "dies too late": {"R13"},
     "stuck claim": {"R7"},
+    "another's claim deleted": {"R5"},
+    "holder turned away": {"R5"},
+    "claim forgotten": {"R5"},
+    "purge leaves some": {"R4"},
+    "not found by id": {"R1"},
+    "body changed": {"R2"},
+    "twice in an answer": {"R3"},
+    "marker ignored": {"R9", "R8"},
+    "dies too soon": {"R13"},
+    "dead letter copied": {"R13", "R3"},
+    "dead letter lost": {"R13"},
+    "falls silent": {"R15"},
 }
 """Each bug, and the rules of which at least one must speak up."""
 
@@ -48,6 +60,7 @@ At = Callable[[float, Callable[[float], None]], None]
 """Plays something at a time."""
 
 DEADLINE = 5.0  # s that a client waits
+UNKNOWN = "unknown"  # noted in operations whose clients get no answer
 
 
 @dataclass
@@ -78,6 +91,7 @@ class Service:
         self._bug = bug
         self._queues = {q: _Queue() for q in cast.queues}
         self._dead = cast.dead_letters
+        self._dead_queues = {dead for dead, _ in self._dead.values()}
         self._ids = itertools.count(1)
         self._trash: list[tuple[str, _Stored]] = []
         self.slipped = False  # the bug has struck
@@ -101,6 +115,16 @@ class Service:
             del queue.messages[name]
         op.out, op.status = OK, 200
         getattr(self, f"_{op.f}")(queue, op, now)
+        if op.got:
+            self._garble(op)
+        if not op.final and self._slip("falls silent", 0.05):
+            op.note = UNKNOWN
+
+    def _garble(self, op: Op) -> None:
+        if self._slip("body changed"):
+            op.got[-1] = (op.got[-1][0], "", 0)
+        if self._slip("twice in an answer"):
+            op.got.append(op.got[0])
 
     def _post(self, queue: _Queue, op: Op, now: float) -> None:
         if op.ttl == BAD_TTL:
@@ -166,6 +190,8 @@ class Service:
         dead, allowed = self._dead.get(op.q, ("", 0))
         if self._bug == "dies too late":
             allowed += 1
+        if self._bug == "dies too soon":
+            allowed -= 1
         for message in self._visible(queue, now):
             free = message.visible <= now
             if not free and message.cid and self._slip("double claim", 0.05):
@@ -173,7 +199,7 @@ class Service:
             if not free:
                 continue
             if dead and message.claims >= allowed:
-                self.slipped = self.slipped or self._bug == "dies too late"
+                self.slipped = self.slipped or self._bug in {"dies too late", "dies too soon"}
                 self._move(queue, self._queues[dead], message)
                 continue
             taken.append(message)
@@ -197,12 +223,17 @@ class Service:
             message.expires = now + op.ttl + op.grace
 
     def _move(self, queue: _Queue, dead: _Queue, message: _Stored) -> None:
-        del queue.messages[message.id]
+        if self._slip("dead letter copied", 0.1):
+            message = replace(message)
+        else:
+            del queue.messages[message.id]
         dead.position += 1
         message.id, message.position, message.cid = self._new_id(dead), dead.position, ""
         dead.messages[message.id] = message
 
     def _held(self, queue: _Queue, cid: str, now: float) -> list[_Stored]:
+        if self._slip("claim forgotten", 0.3):
+            return []
         end, ids = queue.claims.get(cid, (0.0, []))
         found = (queue.messages.get(name) for name in ids if end > now)
         return [message for message in found if message and message.cid == cid]
@@ -228,7 +259,12 @@ class Service:
         if message is None:
             return
         claimed = message.cid and message.visible > now
-        if claimed and op.cid != message.cid:
+        if claimed and op.cid == message.cid and self._slip("holder turned away"):
+            op.out, op.status = FAIL, 403
+        elif claimed and op.cid != message.cid:
+            if not op.cid and self._slip("another's claim deleted", 1.0):
+                self._remove(queue, op.q, message, now)
+                return
             op.out, op.status = FAIL, 403
         elif not claimed and op.cid:
             op.out, op.status = FAIL, 400
@@ -256,8 +292,20 @@ class Service:
         for message in taken:
             del queue.messages[message.id]
 
+    def _purge(self, queue: _Queue, op: Op, now: float) -> None:
+        op.status = 204
+        for name in list(queue.messages):
+            if not self._slip("purge leaves some", 0.5):
+                del queue.messages[name]
+
     def _list(self, queue: _Queue, op: Op, now: float) -> None:
         start = int(op.marker.partition(".")[0] or 0)
+        if start and self._slip("marker ignored", 0.01):
+            start -= 1
+        if op.q in self._dead_queues and self._slip("dead letter lost", 0.05):
+            shown = [name for name, message in queue.messages.items() if message.position < start]
+            for name in shown[:1]:
+                del queue.messages[name]
         show_claimed = self._slip("claimed listed", 0.05)
         page = [
             message
@@ -268,7 +316,7 @@ class Service:
 
     def _get(self, queue: _Queue, op: Op, now: float) -> None:
         message = queue.messages.get(op.id)
-        if message is None or message.shown_from > now:
+        if message is None or message.shown_from > now or self._slip("not found by id", 0.5):
             op.out, op.status = FAIL, 404
         else:
             op.got = [(message.id, message.op.p, message.n)]
@@ -396,7 +444,7 @@ class Simulation:
             if fate < 0.7:
                 late = rng.expovariate(1 / self._weather.late) if fate < 0.3 else 0.0
                 self._at(arrives + late, self._applier(msgspec.structs.replace(op), now))
-            op.note = "unknown"
+            op.note = UNKNOWN
             return now + (DEADLINE if rng.random() < 0.3 else rng.random())
         self._at(arrives, self._applier(op, now))
         # The answer cannot overtake what a planted bug says of its time.
@@ -414,7 +462,7 @@ class Simulation:
             self._at(op.t1, lambda end: self._answer(who, script, stays, op, end))
             return
         op.t1 = now
-        if op.note == "unknown" or self._crashed >= op.t0:
+        if op.note == UNKNOWN or self._crashed >= op.t0:
             op.out, op.status, op.ids, op.cid, op.got = INFO, 0, _asked_ids(op), _asked_cid(op), []
         self.ops.append(op)
         self._resume(who, script, stays, op)(now)
@@ -447,11 +495,12 @@ WEATHERS = (
     Weather(unknown=0.03, late=1.0, crash_every=9.0, restart_at_end=False),
 )
 SECONDS = 25.0  # of load
+CROWDED = {"crowd", "long"}  # profiles that are costly, and nothing new to the checker
 
 
 def judge_right(seed: int) -> tuple[int, list[str]]:
     """Operations of a right history, in some profile and weather, and the false alarms over it."""
-    names = sorted(PROFILES.keys() - {"crowd"})  # a crowd is costly, and nothing new to the checker
+    names = sorted(PROFILES.keys() - CROWDED)
     profile = _slower(PROFILES[names[seed % len(names)]])
     simulation = Simulation(profile, seed, WEATHERS[seed // len(names) % len(WEATHERS)])
     ops = simulation.play(SECONDS)
@@ -463,8 +512,8 @@ def judge_right(seed: int) -> tuple[int, list[str]]:
 def judge_planted(bug: str, seed: int) -> bool | None:
     """Whether the bug was caught; None if it did not strike in this history."""
     weather = Weather(unknown=0.02)
-    if bug == "late expiry":
-        weather = CALM  # what a lost claim may have prolonged is no proof
+    if bug in {"late expiry", "falls silent"}:
+        weather = CALM  # what a lost claim may have prolonged is no proof, and silence is R15's
     if bug == "lost at a crash":
         weather = Weather(crash_every=7.0)
     if bug in {"pending lost at a crash", "subscription lost at a crash"}:

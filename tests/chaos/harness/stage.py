@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from tests.chaos.harness.client import Target
 from tests.chaos.harness.history import OK, History, Op
 from tests.chaos.harness.places import Place
-from tests.chaos.harness.servers import Server
+from tests.chaos.harness.servers import RefusedError, Server
 
 NEVER = 10**9  # strikes
+START_S = 30.0  # on a machine that is busy
+STOP_S = 8.0  # in which nodes stop; they give up what is stuck a little later
+PATIENCE_S = 20.0  # with a node whose start is refused
 HOP = 0.05  # share of operations before which a client goes to another node
 
 
@@ -46,6 +49,7 @@ class Stage:
         self.rng = random.Random(f"{plan.seed}/nemesis")
         self.target: Target | None = None  # where the clients connect, if not to the nodes
         self.complaints: list[str] = []  # what was wrong and no history shows
+        self.insists = False  # a start that was refused is tried again: its store may be away
         self.strikes = 0  # faults that really happened
         self.phases: dict[str, float] = {}  # s that each part of the run took
         self._phase_began = time.monotonic()
@@ -79,14 +83,24 @@ class Stage:
     async def start(self, node: Server | None = None) -> None:
         """Start the server again; it must come up."""
         begin = time.monotonic()
-        await asyncio.to_thread((node or self.server).start)
+        while True:
+            try:
+                await asyncio.to_thread((node or self.server).start)
+                break
+            except RefusedError:
+                if not self.insists or time.monotonic() > begin + PATIENCE_S:
+                    raise
+                await asyncio.sleep(0.1)
         took = time.monotonic() - begin
-        if took > (10 if len(self.nodes) == 1 else 30):  # several start at once
+        if took > START_S:
             self.complaints.append(f"a start took {took:.1f} s")
 
     async def restart(self) -> None:
         """A clean stop and a start, of all."""
+        begin = time.monotonic()
         codes = await asyncio.gather(*(asyncio.to_thread(node.stop) for node in self.nodes))
+        if (took := time.monotonic() - begin) > STOP_S:
+            self.complaints.append(f"a clean stop took {took:.1f} s: a request was stuck")
         await self.place.still()
         self.dead()
         for node, code in zip(self.nodes, codes, strict=True):

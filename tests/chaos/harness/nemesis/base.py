@@ -9,6 +9,8 @@ from typing import ClassVar
 
 from tests.chaos.harness import volumes
 from tests.chaos.harness.places import PLACES, STORES, Place, embedded
+from tests.chaos.harness.report import Verdict
+from tests.chaos.harness.servers import PLANTED
 from tests.chaos.harness.stage import Plan, Stage
 
 
@@ -19,6 +21,7 @@ class Nemesis:
     stores: ClassVar[Collection[str]] = ("sqlite",)  # of which it can be a nemesis
     settings: ClassVar[Mapping[str, str]] = {}  # NUSKU_*
     most_unknown: ClassVar[float] = 0.2  # share of outcomes, beyond which a run proves nothing
+    planted: ClassVar[str] = ""  # the fault of `planted.py` that servers of its control have
 
     @staticmethod
     def why_not() -> str:
@@ -41,6 +44,16 @@ class Nemesis:
         else:
             with PLACES[plan.store](plan) as place:
                 yield place
+
+    def plant(self, plan: Plan, place: Place) -> None:
+        """Give the servers of a control their fault."""
+        if self.planted and not plan.safe:
+            place.settings[PLANTED] = self.planted
+
+    @classmethod
+    def shown(cls, verdict: Verdict) -> bool:
+        """Whether a control has failed as it must."""
+        return verdict.lost
 
     async def begin(self, stage: Stage) -> None:
         """Before the load."""

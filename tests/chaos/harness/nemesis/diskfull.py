@@ -38,6 +38,7 @@ class DiskFull(VolumeNemesis):
     name = "diskfull"
     settings: ClassVar[Mapping[str, str]] = {"NUSKU_DISK_WATERMARK": str(WATERMARK)}
     most_unknown = 0.9  # 503 is one
+    planted = "optimist"
     mib = 64
 
     async def strike(self, stage: Stage) -> str:

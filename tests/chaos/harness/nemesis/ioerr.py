@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.chaos.harness import tracing, volumes
 from tests.chaos.harness.history import OK
 from tests.chaos.harness.nemesis.base import Nemesis
+from tests.chaos.harness.report import Verdict
 from tests.chaos.harness.stage import Stage
 
 FAULTS = (
@@ -28,6 +29,7 @@ WRITES = {"post", "renew", "delete", "bulk"}  # an answer of success means that 
 
 class IOErrors(Nemesis):
     name = "ioerr"
+    planted = "answers-early"
     volume: volumes.Volume | None = None
 
     @staticmethod
@@ -42,6 +44,12 @@ class IOErrors(Nemesis):
         else:
             with volumes.Volume(folder) as self.volume:
                 yield self.volume.path
+
+    @classmethod
+    def shown(cls, verdict: Verdict) -> bool:
+        """Told of success that did not come, or lost."""
+        told = any("after the first error" in text for text in verdict.complaints)
+        return told or verdict.lost
 
     async def strike(self, stage: Stage) -> str:
         calls, error = FAULTS[stage.strikes % len(FAULTS)]

@@ -14,6 +14,7 @@ class Kill(Nemesis):
 
     name = "kill"
     stores = STORES
+    planted = "answers-early"  # on SQLite
 
     async def strike(self, stage: Stage) -> str:
         return await kill_in_turn(stage)

@@ -1,4 +1,4 @@
-"""F-12, F-17, F-20, F-21: PostgreSQL dies and comes back, ends sessions, or is hard to reach."""
+"""F-12, F-17: PostgreSQL dies and comes back, ends sessions, has no room, or locks what is wanted."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from tests.chaos.harness.nemesis.base import Nemesis
+from tests.chaos.harness.nemesis.cut import PostgresCut
 from tests.chaos.harness.nemesis.kill import kill_in_turn
 from tests.chaos.harness.places import OnBouncer, OnPostgres, Place, postgresql
-from tests.chaos.harness.proxies import Proxy, Switchboard
 from tests.chaos.harness.stage import Plan, Stage
 from tests.servers.pgbouncer import PgBouncer
+from tests.servers.postgres import Postgres
 
 LASTS = 2.0  # s
 TERMINATED = 5  # sessions a second
-LOSS = 0.03  # share of pieces that are lost while the way is bad
 
 TERMINATE = """
     WITH victim AS MATERIALIZED (
@@ -30,6 +29,17 @@ TERMINATE = """
     )
     SELECT pg_terminate_backend(pid) FROM victim
 """
+TERMINATE_ALL = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND datname LIKE 'store%' AND pid <> pg_backend_pid()
+"""
+LOCK_SOME = """
+    SELECT FROM nusku.queues WHERE name = $1 FOR UPDATE
+"""
+
+STORM_S = 0.5
+ROOM = 40  # connections that there can be where they are to run out
+LOCKERS = 3
 
 
 class PostgresNemesis(Nemesis):
@@ -44,103 +54,108 @@ class PostgresNemesis(Nemesis):
         with postgresql(plan) as self.on:
             yield self.on
 
-    async def kill_server(self, stage: Stage) -> str:
-        """`kill -9` of all its processes, and a start on the same files."""
-        server = self.on.server
-        before = server.pid
-        await asyncio.to_thread(server.kill)
-        await asyncio.sleep(stage.rng.uniform(0.0, 1.5))
-        await asyncio.to_thread(server.start)
-        return f"PostgreSQL {before} killed, {server.pid} started"
-
-    async def end_sessions(self, stage: Stage) -> str:
-        """Sessions of nodes are ended, five a second."""
-        admin = await asyncpg.connect(self.on.server.uri())
-        ended = 0
-        try:
-            for _ in range(round(LASTS * TERMINATED)):
-                ended += await admin.fetchval(TERMINATE) is True
-                await asyncio.sleep(stage.rng.expovariate(TERMINATED))
-        finally:
-            await admin.close()
-        return f"{ended} sessions ended" if ended else ""
-
 
 class PostgresKill(PostgresNemesis):
     """It dies and comes back."""
 
     name = "pg-kill"
+    planted = "optimist"
 
     async def strike(self, stage: Stage) -> str:
-        return await self.kill_server(stage)
+        return await kill_server(stage, self.on.server)
 
 
 class PostgresTerminate(PostgresNemesis):
     """An administrator, or a failing server process, ends sessions."""
 
     name = "pg-terminate"
+    planted = "optimist"
 
     async def strike(self, stage: Stage) -> str:
-        return await self.end_sessions(stage)
+        return await end_sessions(stage, self.on.server)
 
 
-class PostgresCut(PostgresNemesis):
-    """A proxy in between cuts connections, loses requests and replies, or falls silent."""
+class Storm(Nemesis):
+    """All connections end at once, or there is no room for any, or deadlocks; half a second each."""
 
-    name = "pg-cut"
-    proxy: Proxy
+    name = "pg-storm"
+    stores = ("postgresql",)
+    most_unknown = 0.5
+    planted = "optimist"
 
     def __init__(self) -> None:
-        ways = (self.lose_replies, self.silence, self.cut, self.abandon, self.lose_requests)
-        self._ways = itertools.cycle((*ways, self.refuse))
+        ways = (self._end_all, self._lock, self._end_some, self._take_all)
+        self._ways = itertools.cycle(ways)
 
     @contextlib.contextmanager
     def store(self, folder: Path, plan: Plan) -> Iterator[Place]:
-        with postgresql(plan) as on, Switchboard(plan.seed) as switchboard:
-            self.proxy = switchboard.open((on.server.host, on.server.port))
-            self.on = OnPostgres(on.server, moved(on.uri, self.proxy))
-            yield self.on
+        settings = {"max_connections": str(ROOM), "deadlock_timeout": "30ms"}
+        with Postgres(durable=True, settings=settings) as self._server:
+            self._uri = self._server.create()
+            yield OnPostgres(self._server, self._uri)
 
     async def strike(self, stage: Stage) -> str:
         return await next(self._ways)(stage)
 
-    async def lose_replies(self, stage: Stage) -> str:
-        before, self.proxy.lose_reply = self.proxy.lost, LOSS
-        await asyncio.sleep(LASTS)
-        self.proxy.lose_reply = 0.0
-        lost = self.proxy.lost - before
-        return f"{lost} replies of PostgreSQL lost" if lost else ""
+    async def _end_all(self, stage: Stage) -> str:
+        admin = await asyncpg.connect(self._server.uri())
+        ended = 0
+        try:
+            for _ in range(5):
+                ended += await admin.fetchval(TERMINATE_ALL)
+                await asyncio.sleep(STORM_S / 5)
+        finally:
+            await admin.close()
+        return f"all {ended} sessions ended" if ended else ""
 
-    async def lose_requests(self, stage: Stage) -> str:
-        before, self.proxy.lose_request = self.proxy.lost, LOSS
-        await asyncio.sleep(LASTS)
-        self.proxy.lose_request = 0.0
-        lost = self.proxy.lost - before
-        return f"{lost} requests to PostgreSQL lost" if lost else ""
+    async def _end_some(self, stage: Stage) -> str:
+        return await end_sessions(stage, self._server, STORM_S, 8 * TERMINATED)
 
-    async def cut(self, stage: Stage) -> str:
-        for _ in range(5):
-            self.proxy.cut(0.5)
-            await asyncio.sleep(stage.rng.uniform(0.1, 0.6))
-        return "connections cut"
+    async def _take_all(self, stage: Stage) -> str:
+        """Sessions end, and others take their room."""
+        taken: list[asyncpg.Connection] = []
+        admin = await asyncpg.connect(self._server.uri())
+        try:
+            await admin.fetchval(TERMINATE_ALL)
+            with contextlib.suppress(asyncpg.TooManyConnectionsError):
+                while True:
+                    taken.append(await asyncpg.connect(self._server.uri()))
+            await asyncio.sleep(STORM_S)
+        finally:
+            await asyncio.gather(*(one.close() for one in (*taken, admin)))
+        return f"no room for {STORM_S} s, {len(taken)} connections of others"
 
-    async def refuse(self, stage: Stage) -> str:
-        self.proxy.refuse()
-        await asyncio.sleep(LASTS)
-        self.proxy.accept()
-        return "nobody got through"
+    async def _lock(self, stage: Stage) -> str:
+        """Strangers lock queues in an order of their own."""
+        names = [row["name"] for row in await self._ask("SELECT DISTINCT name FROM nusku.queues")]
+        if not names:
+            return ""
+        orders = [stage.rng.sample(names, len(names)) for _ in range(LOCKERS)]
+        lost = await asyncio.gather(*(self._lock_in(names) for names in orders))
+        return f"{LOCKERS} strangers locked all; {sum(lost)} of them lost a deadlock"
 
-    async def silence(self, stage: Stage) -> str:
-        self.proxy.silence(0.7)
-        await asyncio.sleep(LASTS)
-        self.proxy.hang_up()
-        return "swallowed all that came, from both ends"
+    async def _lock_in(self, names: list[str]) -> int:
+        lost = 0
+        session = await asyncpg.connect(self._uri)
+        try:
+            for _ in range(2):
+                with contextlib.suppress(asyncpg.DeadlockDetectedError):
+                    async with session.transaction():
+                        lost += 1
+                        for name in names:
+                            await session.execute(LOCK_SOME, name)
+                            await asyncio.sleep(STORM_S / 2 / len(names))
+                        lost -= 1
+        finally:
+            await session.close()
+        return lost
 
-    async def abandon(self, stage: Stage) -> str:
-        self.proxy.abandon(0.7)
-        await asyncio.sleep(LASTS)
-        self.proxy.hang_up()
-        return "cut, but for PostgreSQL's end"
+    async def _ask(self, statement: str) -> list[asyncpg.Record]:
+        session = await asyncpg.connect(self._uri)
+        try:
+            return list(await session.fetch(statement))
+        finally:
+            await session.close()
 
 
 class PostgresAll(PostgresCut):
@@ -151,11 +166,17 @@ class PostgresAll(PostgresCut):
     def __init__(self) -> None:
         super().__init__()
         cut = super().strike
-        parts = (kill_in_turn, cut, self.kill_server, cut, self.end_sessions, cut)
+        parts = (kill_in_turn, cut, self._kill_server, cut, self._end_sessions, cut)
         self._parts = itertools.cycle(parts)
 
     async def strike(self, stage: Stage) -> str:
         return await next(self._parts)(stage)
+
+    async def _kill_server(self, stage: Stage) -> str:
+        return await kill_server(stage, self.on.server)
+
+    async def _end_sessions(self, stage: Stage) -> str:
+        return await end_sessions(stage, self.on.server)
 
 
 class BouncerKill(Nemesis):
@@ -164,6 +185,7 @@ class BouncerKill(Nemesis):
     name = "pg-bouncer"
     stores = ("postgresql",)
     most_unknown = 0.3
+    planted = "optimist"
     on: OnBouncer
 
     @contextlib.contextmanager
@@ -181,8 +203,25 @@ class BouncerKill(Nemesis):
         return f"PgBouncer {before} killed, {bouncer.pid} started"
 
 
-def moved(uri: str, proxy: Proxy) -> str:
-    """The same database through a proxy."""
-    host, port = proxy.address
-    parts = urlsplit(uri)
-    return parts._replace(netloc=f"{parts.username}@{host}:{port}").geturl()
+async def kill_server(stage: Stage, server: Postgres) -> str:
+    """`kill -9` of all its processes, and a start on the same files."""
+    before = server.pid
+    await asyncio.to_thread(server.kill)
+    await asyncio.sleep(stage.rng.uniform(0.0, 1.5))
+    await asyncio.to_thread(server.start)
+    return f"PostgreSQL {before} killed, {server.pid} started"
+
+
+async def end_sessions(
+    stage: Stage, server: Postgres, lasts_s: float = LASTS, rate: float = TERMINATED
+) -> str:
+    """Sessions of nodes are ended, so many a second."""
+    admin = await asyncpg.connect(server.uri())
+    ended = 0
+    try:
+        for _ in range(round(lasts_s * rate)):
+            ended += await admin.fetchval(TERMINATE) is True
+            await asyncio.sleep(stage.rng.expovariate(rate))
+    finally:
+        await admin.close()
+    return f"{ended} sessions ended" if ended else ""

@@ -29,6 +29,7 @@ class RedisKill(Nemesis):
     """`kill -9` of the one server, and a start on the same files."""
 
     name = "redis-kill"
+    planted = "optimist"
     stores = ("redis",)
     most_unknown = 0.3
     on: OnRedis
@@ -39,12 +40,7 @@ class RedisKill(Nemesis):
             yield self.on
 
     async def strike(self, stage: Stage) -> str:
-        server = self.on.server
-        before = server.pid
-        await asyncio.to_thread(server.kill)
-        await asyncio.sleep(stage.rng.uniform(0.0, 1.5))
-        await asyncio.to_thread(server.start)
-        return f"Redis {before} killed, {server.pid} started"
+        return await kill_redis(stage, self.on.server)
 
 
 class RedisAll(RedisKill):
@@ -186,6 +182,15 @@ class ClusterAll(Operators):
 
     async def strike(self, stage: Stage) -> str:
         return await next(self._parts)(stage)
+
+
+async def kill_redis(stage: Stage, server: Redis) -> str:
+    """`kill -9`, and a start on the same files."""
+    before = server.pid
+    await asyncio.to_thread(server.kill)
+    await asyncio.sleep(stage.rng.uniform(0.0, 1.5))
+    await asyncio.to_thread(server.start)
+    return f"Redis {before} killed, {server.pid} started"
 
 
 def ways_to(cluster: Cluster, switchboard: Switchboard) -> dict[Redis, Proxy]:

@@ -8,6 +8,7 @@ import random
 
 from tests.chaos.harness.client import Target
 from tests.chaos.harness.nemesis.base import Nemesis
+from tests.chaos.harness.report import Verdict
 from tests.chaos.harness.stage import Stage
 
 SHARE = 0.1  # of replies that are lost while it strikes
@@ -15,21 +16,31 @@ LASTS = 1.5  # s
 
 
 class Proxy:
-    """Forwards connections to `target`; drops a reply, and its connection, with odds `loss`."""
+    """Forwards connections to `target`; drops a reply, and its connection, with odds `loss`.
 
-    def __init__(self, target: Target, rng: random.Random) -> None:
-        self.address: tuple[str, int] | None = None
+    If it `repeats`, it then asks once more: what nobody between client and server may do.
+    """
+
+    def __init__(self, target: Target, rng: random.Random, *, repeats: bool = False) -> None:
+        self._address: tuple[str, int] | None = None
         self.loss = 0.0
         self.lost = 0
+        self._repeats = repeats
+        self._asked = b""
         self._target = target
         self._rng = rng
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.WriteTransport] = set()
         self._pumps: set[asyncio.Task[None]] = set()
 
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """None while nobody is there to forward to."""
+        return self._address if self._target.address is not None else None
+
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.address = self._server.sockets[0].getsockname()[:2]
+        self._address = self._server.sockets[0].getsockname()[:2]
 
     async def close(self) -> None:
         """Cut every connection."""
@@ -69,11 +80,22 @@ class Proxy:
             while data := await source.read(65536):
                 if replies and self._rng.random() < self.loss:
                     self.lost += 1
+                    if self._repeats:
+                        await self._ask_again()
                     break
+                if not replies:
+                    self._asked = data
                 sink.write(data)
                 await sink.drain()
         for end in ends:
             end.abort()
+
+    async def _ask_again(self) -> None:
+        if self._target.address is not None:
+            again, writer = await asyncio.open_connection(*self._target.address)
+            writer.write(self._asked)
+            await again.read(65536)
+            writer.transport.abort()
 
 
 class Replies(Nemesis):
@@ -81,9 +103,14 @@ class Replies(Nemesis):
     proxy: Proxy
 
     async def begin(self, stage: Stage) -> None:
-        self.proxy = Proxy(stage.server, stage.rng)
+        self.proxy = Proxy(stage.server, stage.rng, repeats=not stage.plan.safe)
         await self.proxy.open()
         stage.target = self.proxy
+
+    @classmethod
+    def shown(cls, verdict: Verdict) -> bool:
+        """Something was done twice."""
+        return "R3" in verdict.violations
 
     async def strike(self, stage: Stage) -> str:
         before = self.proxy.lost

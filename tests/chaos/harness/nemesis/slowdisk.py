@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.chaos.harness import tracing
 from tests.chaos.harness.history import OK
 from tests.chaos.harness.nemesis.base import Nemesis
+from tests.chaos.harness.report import Verdict
 from tests.chaos.harness.stage import Stage
 
 DELAY = 0.4  # s
@@ -22,6 +23,11 @@ class SlowDisk(Nemesis):
     @staticmethod
     def why_not() -> str:
         return tracing.why_not()
+
+    @classmethod
+    def shown(cls, verdict: Verdict) -> bool:
+        """Somebody was told before the sync had ended."""
+        return any("before its sync had ended" in text for text in verdict.complaints)
 
     async def strike(self, stage: Stage) -> str:
         with tempfile.TemporaryDirectory() as folder:
@@ -48,6 +54,5 @@ class SlowDisk(Nemesis):
                     f"a post was acknowledged in {op.t1 - op.t0:.3f} s, before its sync had ended"
                 )
                 break
-        if syncs and not posts:
-            stage.complaints.append("no post was acknowledged on a slow disk")
-        return f"{syncs} slow syncs, {len(posts)} posts" if syncs else ""
+        # Without a post it has shown nothing, as on a machine that is slow itself.
+        return f"{syncs} slow syncs, {len(posts)} posts" if posts else ""
