@@ -20,7 +20,7 @@ ORDER BY name <> 'server_version', name
 """
 _POSTGRESQL_SPACE = """
 SELECT sum(pg_table_size(relid)) AS tables, sum(pg_indexes_size(relid)) AS indexes,
-       sum(n_dead_tup) AS dead, sum(n_live_tup) AS live, sum(autovacuum_count) AS vacuums
+       pg_database_size(current_database()) AS whole, sum(n_dead_tup) AS dead, sum(n_live_tup) AS live, sum(autovacuum_count) AS vacuums
 FROM pg_stat_user_tables
 """
 
@@ -74,6 +74,7 @@ async def space_of(uri: str) -> dict[str, float]:
             return {
                 "tables, MiB": float(row["tables"] or 0) / MIB,
                 "indexes, MiB": float(row["indexes"] or 0) / MIB,
+                "database, MiB": float(row["whole"]) / MIB,
                 "dead rows": float(row["dead"] or 0),
                 "live rows": float(row["live"] or 0),
                 "autovacuums": float(row["vacuums"] or 0),

@@ -38,6 +38,27 @@ def memory_mib(pids: Iterable[int]) -> float:
     return sum(_status_mib(pid, "VmRSS") for pid in pids)
 
 
+def proportional_mib(pids: Iterable[int]) -> float:
+    """Memory now, in which a page that n processes share counts as the nth part for each."""
+    return sum(
+        _mib(Path(f"/proc/{pid}/smaps_rollup"), "Pss") or _status_mib(pid, "VmRSS") for pid in pids
+    )
+
+
+def threads(pids: Iterable[int]) -> int:
+    """How many they have."""
+    return sum(int(fields[17]) for pid in pids if (fields := _stat(pid)))
+
+
+def open_files(pids: Iterable[int]) -> int:
+    """Descriptors that they hold, sockets included."""
+    count = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            count += sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    return count
+
+
 def peak_memory_mib(pids: Iterable[int]) -> float:
     """The most resident memory of each since its start or the last reset, added up."""
     return sum(_status_mib(pid, "VmHWM") for pid in pids)
@@ -59,9 +80,14 @@ def _stat(pid: int) -> list[str]:
 
 
 def _status_mib(pid: int, name: str) -> float:
+    return _mib(Path(f"/proc/{pid}/status"), name)
+
+
+def _mib(table: Path, name: str) -> float:
+    """The line of this name; 0 where it cannot be read."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        text = table.read_text()
     except OSError:
         return 0.0
-    found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0

@@ -76,6 +76,7 @@ FAIR = "p99 beside a project at 10 × its rate, to quiet"
 SOCKET_POST = "post1 over WebSocket, 16 in flight, against HTTP"
 SOCKET_MEMORY = "memory of an idle WebSocket"
 FAN_OUT = "one post to all event streams, the last"
+FAILOVER = "a client without an answer, one of three nodes killed"
 TWO_POOLS = "two pools against one, slow commits"
 
 GOALS = (
@@ -99,6 +100,7 @@ GOALS = (
     Goal("p99 delivery beside hanging endpoints, more", 2, False, unit="s"),
     Goal("memory, stored messages against an empty store", 64, False, unit="MiB"),
     Goal("first answer, stored messages", 2, False, unit="s"),
+    Goal(FAILOVER, 2, False, unit="s"),
     Goal(TWO_POOLS, 1.7, True),
     Goal(POST1_ASYNCPG, 0.7, True, kinds=("postgresql", "postgres")),
     Goal(POST1_SQLITE, 1, True, kinds=("redis",)),

@@ -70,6 +70,8 @@ class Sizes:
     """Under one load, as before."""
     churned: int
     """Messages that pass through one queue."""
+    kills: int
+    """Of one of three nodes."""
 
 
 FULL = Sizes(
@@ -88,6 +90,7 @@ FULL = Sizes(
     workers=(1, 2, 4),
     queues=(1, 10, 1_000),
     churned=300_000,
+    kills=20,
 )
 QUICK = Sizes(
     seconds=0.8,
@@ -105,6 +108,7 @@ QUICK = Sizes(
     workers=(1, 2),
     queues=(1, 10, 100),
     churned=20_000,
+    kills=3,
 )
 
 
@@ -180,6 +184,10 @@ class Rig:
         else:
             targets = await asyncio.gather(*(server.start() for server in self.servers))
             self.targets = [replace(target, token=self._token) for target in targets]
+        await self.connect()
+
+    async def connect(self) -> None:
+        """Open the connections."""
         self.connections = await open_connections(self.targets, self._count)
 
     async def close(self) -> None:

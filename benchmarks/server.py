@@ -43,7 +43,11 @@ class Server:
     ) -> None:
         self._store = store
         self._log = log
-        self._settings = {"subscriber_allow": "127.0.0.0/8", **(settings or {})}
+        self._settings = {
+            "subscriber_allow": "127.0.0.0/8",
+            "websocket_port": "0",  # the usual one may be another server's
+            **(settings or {}),
+        }
         self._environment = environment or {}
         self._process: asyncio.subprocess.Process | None = None
         self.started = 0.0
@@ -111,23 +115,23 @@ class Server:
 
     def cpu_s(self) -> float:
         """User and system time of all its processes so far."""
-        return process.cpu_s(self._family())
+        return process.cpu_s(self.pids())
 
     def memory_mib(self) -> float:
         """Resident memory now."""
-        return process.memory_mib(self._family())
+        return process.memory_mib(self.pids())
 
     def peak_memory_mib(self) -> float:
         """The most resident memory since the start or the last reset."""
-        return process.peak_memory_mib(self._family())
+        return process.peak_memory_mib(self.pids())
 
     def reset_peak_memory(self) -> None:
         """Begin a new peak."""
-        process.reset_peak_memory(self._family())
+        process.reset_peak_memory(self.pids())
 
-    def _family(self) -> list[int]:
-        assert self._process is not None
-        return process.family(self._process.pid)
+    def pids(self) -> list[int]:
+        """All its processes; none when it has ended."""
+        return process.family(self._process.pid) if self._process is not None else []
 
     def _log_tail(self) -> str:
         return self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""

@@ -29,6 +29,7 @@ POSTGRESQL_SETTINGS = {
     "full_page_writes": "on",
     "synchronous_commit": "on",
     "autovacuum": "on",
+    "autovacuum_naptime": "60s",
     "shared_buffers": "256MB",
     "max_wal_size": "1GB",
     "max_connections": "200",

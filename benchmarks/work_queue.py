@@ -64,6 +64,10 @@ class WorkQueue:
         body = encode_post(range(FIRST_NUMBER, FIRST_NUMBER + count), self._ttl_s)
         return self._target.head("POST", f"{self.path}/messages", len(body), PRODUCER) + body
 
+    def body(self, number: int) -> bytes:
+        """The body of a post of this message."""
+        return encode_post([number], self._ttl_s)
+
     def post(self, count: int, numbers: range | None = None) -> Generator[bytes, Answer, list[str]]:
         """Post `count` messages in one request; their hrefs."""
         head = self._heads.get(count)

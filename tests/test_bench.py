@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from benchmarks.__main__ import NAMES, main
+from benchmarks.failover import longest_s
 from benchmarks.messages import FIRST_NUMBER, Ledger, Message, decode_message, encode_post
-from benchmarks.report import CYCLE1_ZAQAR, POST1_ASYNCPG, POST1_SQLITE, POST1_ZAQAR
+from benchmarks.report import CYCLE1_ZAQAR, FAILOVER, POST1_ASYNCPG, POST1_SQLITE, POST1_ZAQAR
 from benchmarks.rig import Sizes
 from benchmarks.wire import WrongAnswerError, parse_answer
 from tests.servers.programs import postgres_folder, redis_server
@@ -34,10 +35,11 @@ TINY = Sizes(
     workers=(1, 2),
     queues=(1, 5),
     churned=1_000,
+    kills=1,
 )
 
 
-SHARING = {"workers", "nodes", "wake-across", "sqlite"}
+SHARING = {"workers", "nodes", "wake-across", "failover", "sqlite"}
 """They need a store that several servers can work on."""
 
 
@@ -77,7 +79,8 @@ def test_every_scenario_runs_and_every_answer_is_right(
 ) -> None:
     told = run("sqlite", set(NAMES), tmp_path)
     assert skipped(told) == {*SHARING, "asyncpg", "zaqar"}
-    assert not_measured(told) == {POST1_ASYNCPG, POST1_SQLITE, POST1_ZAQAR, CYCLE1_ZAQAR}
+    comparing = {POST1_ASYNCPG, POST1_SQLITE, POST1_ZAQAR, CYCLE1_ZAQAR}
+    assert not_measured(told) == {FAILOVER, *comparing}
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("on SQLite")
     assert all(any(line.startswith(name.removesuffix("s")) for line in lines) for name in NAMES)
@@ -96,7 +99,9 @@ def test_what_is_compared_on_postgresql(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_what_is_compared_on_redis(tmp_path: Path) -> None:
     redis_server()
-    told = run("redis", {"claims", "pools", "slow-commit", "sqlite", "wake-across"}, tmp_path)
+    told = run(
+        "redis", {"claims", "pools", "slow-commit", "sqlite", "wake-across", "failover"}, tmp_path
+    )
     assert skipped(told) == set()
     assert "appendfsync=always" in told["machine"]["store"]
 
@@ -197,3 +202,10 @@ def test_ledger_notices_a_message_that_was_passed_over() -> None:
     ledger.claim(message(FIRST_NUMBER + 2))
     with pytest.raises(WrongAnswerError, match=f"{FIRST_NUMBER + 1} was passed over"):
         ledger.check_no_gap()
+
+
+def test_a_time_without_an_answer_may_begin_before_the_look_and_outlast_it() -> None:
+    answered = [1.0, 2.0, 2.5, 4.0, 9.0]
+    assert longest_s(answered, 2.2, 3.9) == 1.5
+    assert longest_s(answered, 4.5, 6.0) == 5.0
+    assert longest_s(answered, 10.0, 12.0) == 3.0

@@ -1,0 +1,1 @@
+"""A steady load for hours, and what grows meanwhile."""
