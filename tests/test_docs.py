@@ -428,6 +428,23 @@ def test_pages_name_settings_and_targets_that_exist(page: Path) -> None:
     assert set(re.findall(r"(?:^|`|\$ )make ([a-z-]+)", text, re.MULTILINE)) <= TARGETS
 
 
+def test_each_promise_names_the_tests_that_hold_it() -> None:
+    """What stands behind an arrow, or in the last column: links whose text is the name of a test."""
+    page = ROOT / "docs/guarantees.md"
+    bullets = re.findall(r"^- (?:.|\n(?!\n|- |#))*", page.read_text(), re.MULTILINE)
+    promises = [bullet.partition("→")[2] for bullet in bullets]
+    rows = re.findall(r"^\|(?!---).*$", page.read_text(), re.MULTILINE)[1:]
+    promises += [row.rstrip("| ").rpartition("|")[2] for row in rows]
+    assert len(promises) > 50
+    for promise, text in zip(promises, [*bullets, *rows], strict=True):
+        named = re.findall(r"\[([^]]+)\]\(\.\./(tests/[\w/]+\.py)\)", promise)
+        assert named, f"held by no test: {text}"
+        for name, file in named:
+            assert f"def test_{name.replace(' ', '_')}(" in (ROOT / file).read_text(), (
+                f"{file}: {name}"
+            )
+
+
 def test_running_lists_every_metric(server: LiveServer) -> None:
     page = (ROOT / "docs/running.md").read_text()
     listed = set(re.findall(r"^\| `((?:nusku|process)_\w+)`", page, re.MULTILINE))
