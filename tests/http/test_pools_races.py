@@ -9,7 +9,7 @@ import random
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from nusku.config import Settings
 from nusku.errors import Conflict, NuskuError, PoolInUse, Unavailable
 from nusku.keyring import Ring
 from nusku.metrics import Metrics
-from nusku.model import Context, Draft, QueueKey, Record
+from nusku.model import Context, Draft, QueueKey, QueueRef, Record
 from nusku.storage import Removal, Store, StoreOptions, open_store
 
 CTX = Context("project", "client", frozenset({"admin"}))
@@ -479,6 +479,138 @@ def test_what_is_posted_after_a_store_was_given_up_is_there(
             await one.pools.patch(CTX, "a", {"uri": "redis://a/new"}, abandon=True)
             await post(two, b"2")
             assert await listed(one) == await listed(two) == [b"2"]
+
+    asyncio.run(play())
+
+
+def test_what_is_posted_when_a_store_that_was_given_up_has_come_back_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue has been moved since. A node knows it from before, and knows the store again."""
+    monkeypatch.setattr(pools, "LOOK_S", 0.3)
+
+    async def play() -> None:
+        async with nodes(tmp_path, random.Random(1), 2) as (one, two):
+            await one.pools.put(CTX, "a", "redis://a/old", 1, None, {})
+            await post(one, b"1")
+            assert await listed(two) == [b"1"]
+            await one.pools.patch(CTX, "a", {"uri": "redis://a/new"}, abandon=True)
+            assert await listed(one) == []
+            await one.pools.patch(CTX, "a", {"uri": "redis://a/old"})
+            assert await two.pools.known("a")
+            await post(two, b"2")
+            one.queues.forget(KEY)
+            assert await listed(one) == await listed(two) == [b"2"]
+
+    asyncio.run(play())
+
+
+def test_a_queue_is_not_moved_to_a_store_that_was_another_pools_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who drained that pool has dropped the copy, which no record had to do with any more there."""
+
+    async def play() -> None:
+        async with nodes(tmp_path, random.Random(1), 2) as (one, two):
+            await post(one, b"1")
+            await two.pools.put(CTX, "a", "redis://a/shared", 1, None, {})
+            await two.pools.put(CTX, "b", "redis://b/b", 1, None, {})
+            gate, note = Gate(), one.moving._note
+
+            async def note_late(*move: Any) -> None:
+                await gate.pass_()
+                await note(*move)
+
+            monkeypatch.setattr(one.moving, "_note", note_late)
+            moving = asyncio.create_task(one.moving.move(KEY, "a"))
+            await gate.reached.wait()
+            await two.pools.patch(CTX, "a", {"uri": "redis://a/a"})
+            await two.pools.patch(CTX, "b", {"uri": "redis://a/shared"})
+            await two.pools.drain(CTX, "b")
+            await two.pools.patch(CTX, "b", {"uri": "redis://b/b"})
+            await two.pools.patch(CTX, "a", {"uri": "redis://a/shared"})
+            gate.open.set()
+            with suppress(Unavailable):
+                await moving
+            assert await listed(one) == await listed(two) == [b"1"]
+
+    asyncio.run(play())
+
+
+def test_a_queue_that_is_created_while_its_pool_is_emptied_and_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who empties the pool has looked already, and the move is undone."""
+
+    async def play() -> None:
+        async with nodes(tmp_path, random.Random(1), 3) as (one, two, three):
+            await two.pools.put(CTX, "a", "redis://a/old", 1, None, {})
+            making, emptied = Gate(), Gate()
+            note, write = one.queues._placements.note, two.pools._must_write
+
+            async def note_late(pool: str, ref: QueueRef) -> None:
+                await making.pass_()
+                await note(pool, ref)
+
+            async def write_late(name: str, record: Record | None, pool: Any) -> Record:
+                if pool.uri == "redis://a/new":
+                    await emptied.pass_()
+                return await write(name, record, pool)
+
+            async def fail(*_: Any) -> None:
+                raise Unavailable("The store is away.")
+
+            monkeypatch.setattr(one.queues._placements, "note", note_late)
+            monkeypatch.setattr(two.pools, "_must_write", write_late)
+            monkeypatch.setattr(three.moving, "_note", fail)
+            making_task = asyncio.create_task(post(one, b"0"))
+            await making.reached.wait()
+            change = two.pools.patch(CTX, "a", {"uri": "redis://a/new"})
+            changing = asyncio.ensure_future(change)
+            await emptied.reached.wait()
+            making.open.set()
+            with pytest.raises(Unavailable):
+                await making_task
+            with pytest.raises(Unavailable):
+                await three.moving.move(KEY, None)
+            await post(three, b"1")
+            emptied.open.set()
+            with suppress(Unavailable):
+                await changing
+            assert await listed(two) == await listed(three) == [b"1"]
+            assert (await two.pools.described())["a"].state == "open"
+
+    asyncio.run(play())
+
+
+def test_who_knows_which_store_a_pool_has_is_not_given_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one who has looked earlier asks for that, while a still older one is closed."""
+
+    async def play() -> None:
+        async with nodes(tmp_path, random.Random(1), 2) as (one, two):
+            await two.pools.put(CTX, "a", "redis://a/oldest", 1, None, {})
+            stores = one.pools._stores
+            oldest = await one.pools.store("a")
+            await two.pools.patch(CTX, "a", {"uri": "redis://a/old"})
+            old = (await two.pools.described())["a"]
+            await two.pools.patch(CTX, "a", {"uri": "redis://a/new"})
+            new = (await two.pools.described())["a"]
+            gate, close = Gate(), stores._close
+
+            async def close_late(store: Store) -> None:
+                if store is oldest:
+                    await gate.pass_()
+                await close(store)
+
+            monkeypatch.setattr(stores, "_close", close_late)
+            later = asyncio.create_task(stores.get("a", new))
+            await gate.reached.wait()
+            earlier = await stores.get("a", old)
+            gate.open.set()
+            assert await later is not earlier
+            assert stores.opened()["a"] is await later
 
     asyncio.run(play())
 

@@ -488,9 +488,10 @@ def test_five_hundred_clients_that_read_nothing_disturb_nobody(
         with Normal(server, crowd.others) as normal, growth_watched(server) as growth:
             crowd.gather(CROWD, pace_s)
             eventually(lambda: open_files(server) - baseline > CROWD * 0.9, within_s=30)
-            # From now on, as a busy server was late to let some of them in.
-            crowd.watch(deadline_s + GRACE_S + 10)
-        assert len(crowd.ended) == CROWD, "all were hung up on in that time"
+            # How soon is for the tests of a few: to write more than a gigabyte to all of them takes
+            # a busy machine its time, and none is slow before.
+            crowd.watch(4 * deadline_s)
+        assert len(crowd.ended) == CROWD, "all were hung up on"
         normal.insist_undisturbed()
         eventually(lambda: open_files(server) <= baseline + 5, within_s=5)
         assert growth.peak_bytes < CROWD * MIB, "for each its answer, in a few copies"

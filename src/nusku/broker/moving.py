@@ -12,7 +12,9 @@ every write to a store carries the version that it belongs to:
 6. The copy is opened (v + n), the source's is dropped, and so is its placement.
 
 Which stores the two pools have is asked anew before 1 and before 5: the URI of a pool may be changed
-while no queue is in it, and a node may not have seen that yet.
+while no queue is in it, and a node may not have seen that yet. Who undoes a move asks, too; if others
+are just taking the queues out of the pool, they may have overlooked one that was created meanwhile, so
+the pool takes queues again first, and what they were about fails.
 
 What makes it safe, whoever dies, sleeps or is cut off at whatever place:
 
@@ -414,7 +416,7 @@ class Moving:
         if not await self._records.update(new):
             return False
         ref, to = ref_of(record, document), document.moving.to
-        await _open(self._records, new, (await self._pools.present(document.pool)).store.messages)
+        await _open(self._records, new, (await self._pools.taking(document.pool)).messages)
         with suppress(NuskuError):
             await (await self._pools.present(to)).store.messages.drop(ref, unless_later=True)
             await self._forget(to, ref.key)

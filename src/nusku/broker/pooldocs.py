@@ -46,9 +46,10 @@ SCHEMES = (
 class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is stored of a pool.
 
-    ``capabilities`` and ``identity`` are those that its store had when it was added. No queue is
-    placed in one that is ``closing``, as its queues are being taken out of it; one that is
-    ``gone`` is there no more, and only the number of its version goes on.
+    ``capabilities`` and ``identity`` are those that its store had when it was added, in the version
+    ``since`` of the record: the pool may have had the same store before, and another pool in between.
+    No queue is placed in one that is ``closing``, as its queues are being taken out of it; one that
+    is ``gone`` is there no more, and only the number of its version goes on.
     """
 
     uri: str
@@ -57,6 +58,7 @@ class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, Any] = {}
     capabilities: tuple[str, ...] = ()
     identity: str = ""
+    since: int = 0
     state: Literal["open", "closing", "gone"] = "open"
 
     def __repr__(self) -> str:

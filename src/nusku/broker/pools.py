@@ -42,7 +42,7 @@ from nusku.errors import (
     Unavailable,
 )
 from nusku.model import Context, Kind, QueueKey, Record
-from nusku.storage import Store, Taken
+from nusku.storage import SERVED, Stale, Store, Taken
 from nusku.storage.identity import identity_of
 
 POOL, FLAVOR = "pool", "flavor"  # kinds of records
@@ -138,7 +138,9 @@ class Pools:
         Whoever takes the queues out of a pool, to give it another store or to delete it, looks for
         them after the pool says that it takes none. So if this is asked after the record of a queue
         was read which says that it is in the pool, the store is the right one for as long as the
-        record has the version that was read. Raises Unavailable as :meth:`store` does.
+        record has the version that was read. One that comes to be while the pool takes none may be
+        overlooked: it is opened by nobody until the pool takes queues again, as :meth:`taking` sees
+        to. Raises Unavailable as :meth:`store` does.
         """
         if name is None:
             return Present(self.own, takes=True)
@@ -146,6 +148,19 @@ class Pools:
         if pool is None:
             raise Unavailable(f"There is no pool {name}.")
         return Present(await self._stores.get(name, pool), pool.state == "open")
+
+    async def taking(self, name: str | None) -> Store:
+        """The store that a pool has now, for a queue that stays there and is to be opened again.
+
+        If the queues are being taken out of the pool, that comes to nothing: this one may be one of
+        those that were overlooked. Raises Unavailable as :meth:`store` does.
+        """
+        for _ in range(ATTEMPTS):
+            store, takes = await self.present(name)
+            if takes or name is None:
+                return store
+            await self._reopen(name)
+        raise Unavailable(f"The queues of the pool {name} are being placed elsewhere.")
 
     async def known(self, name: str) -> bool:
         """Whether there is such a pool. One that is not was empty when it was deleted."""
@@ -420,6 +435,10 @@ class Pools:
                         f"{error.detail[1:]} Drain the pool first; or copy its store, of which "
                         "the copy is recognised."
                     ) from None
+            if fresh is not None and (old is None or old.identity != new.identity):
+                await _seal_all(fresh)
+                since = record.version + 1 if record else 1
+                new = msgspec.structs.replace(new, since=since)
             await self._must_write(name, record, new)
         except BaseException:
             if fresh is not None:
@@ -581,6 +600,22 @@ class Pools:
         """Whether the record of a queue says that it is in this pool. Others are not ours."""
         record = await self._records.get(*key)
         return record is not None and msgspec.json.decode(record.doc, type=_Where).pool == name
+
+
+async def _seal_all(store: Store) -> None:
+    """Seal the queues of a store that is to become a pool's.
+
+    Where it was given up before, some still stand open. Nodes that know them from then would go on
+    using them as soon as they know the store again, though the queues have been moved since. One
+    that is in the pool is opened by its first user.
+    """
+    after = None
+    while holdings := await store.messages.queues(after, AT_ONCE):
+        for held in holdings:
+            if held.ref.key.kind in SERVED and not held.sealed:
+                with suppress(Stale):
+                    await store.messages.seal(held.ref)
+        after = holdings[-1].ref.key
 
 
 def _document(record: Record) -> Document:

@@ -42,7 +42,7 @@ class _Door:
 
 
 def _way(pool: Document) -> tuple[object, ...]:
-    return pool.uri, told(pool), pool.identity
+    return pool.uri, told(pool), pool.identity, pool.since
 
 
 class PoolStores:
@@ -66,8 +66,9 @@ class PoolStores:
 
     async def get(self, name: str, pool: Document, patience_s: float | None = None) -> Store:
         """The store of the pool. Raises Unavailable when it cannot be had within that time."""
-        door = self._doors.get(name)
-        if door is None or not door.leads_to(pool):
+        door = self._doors.setdefault(name, _Door(pool))
+        while not door.leads_to(pool):
+            # While it is closed, somebody may have made one that leads where the pool was before.
             await self.forget(name, pool)
             door = self._doors.setdefault(name, _Door(pool))
         if door.store is not None:
