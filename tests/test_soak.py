@@ -245,7 +245,7 @@ def test_being_told_twice_is_counted_and_no_fault() -> None:
 
 
 def sample(at_s: float, mib: float, post_ms: int) -> dict[str, Any]:
-    process = {"proportional_mib": mib, "open_files": 10, "threads": 2, "cpu_s": at_s / 10}
+    process = {"resident_mib": mib, "open_files": 10, "threads": 2, "cpu_s": at_s / 10}
     times = {"count": 100, "p99_ms": 1.0, "histogram": {"0": 99, str(post_ms): 1}}
     return {
         "sample": "load",

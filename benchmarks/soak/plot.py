@@ -72,7 +72,7 @@ def _panel(
 
 
 def _memory(samples: Sequence[Sample]) -> Lines:
-    lines: Lines = {"server": _figure("server", "proportional_mib")}
+    lines: Lines = {"server": _figure("server", "resident_mib")}
     if any(sample["store"]["processes"] for sample in samples):
         lines["the store's server"] = _figure("store", "proportional_mib")
     return lines

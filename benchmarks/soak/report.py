@@ -17,6 +17,7 @@ SAMPLES = "samples.jsonl"
 GROWTH_MAX = 1.1
 """Last quarter against the second: the first is not counted, as everything fills up there."""
 MEMORY = "server's memory, MiB"
+"""Resident. The proportional one also grows when others end that had shared pages with it."""
 P99 = "p99 of all operations, ms"
 SIZE = "size of the store, MiB"
 OPEN_FILES = "server's open files"
@@ -84,7 +85,7 @@ def figures(parts: Sequence[Sequence[Sample]]) -> dict[str, list[float | None]]:
     samples = [sample for part in parts for sample in part]
     kinds = sorted({kind for sample in samples for kind in sample["operations"]})
     rows: dict[str, Figure] = {
-        MEMORY: _mean("server", "proportional_mib"),
+        MEMORY: _mean("server", "resident_mib"),
         SIZE: _mean_of(store_size_mib),
         P99: _p99(kinds),
         OPEN_FILES: _mean("server", "open_files"),
