@@ -477,6 +477,8 @@ class Farm:
         self.freed.set()
         for server in self._doors.values():
             server.close()
+        for _ in range(3):  # who was let in just now gets a transport first, which can be closed
+            await asyncio.sleep(0)
         await self._hang_up()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:

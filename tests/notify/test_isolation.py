@@ -133,7 +133,7 @@ def test_hanging_endpoints_of_a_project_leave_room_for_its_healthy_ones(
 
     And for another project's that have failed and are well again, in spite of all who hang still.
     """
-    server = private_server(**OPEN, max_deliveries=40, delivery_timeout=2, shutdown_timeout=1)
+    server = private_server(**OPEN, max_deliveries=40, delivery_timeout=4, shutdown_timeout=1)
     ours, others = server.api(), server.api()
     subscribe(ours, "good", farm.url("/ok/ours"))
     subscribe(others, "good", farm.url("/ok/others"))
@@ -144,7 +144,7 @@ def test_hanging_endpoints_of_a_project_leave_room_for_its_healthy_ones(
     ours.post_bodies("q", *range(3))
     eventually(lambda: in_flight(server) >= 10)
     worst = 0.0
-    for n in range(1, 16):
+    for n in range(1, 28):
         began = time.monotonic()
         ours.post_bodies("good", n)
         others.post_bodies("good", n)
@@ -152,7 +152,7 @@ def test_hanging_endpoints_of_a_project_leave_room_for_its_healthy_ones(
         farm.wait_for(n + 1, path="/ok/others")
         worst = max(worst, time.monotonic() - began)
         time.sleep(max(0.2 - (time.monotonic() - began), 0))  # past the first round of time-outs
-    assert worst < 1.5
+    assert worst < 3, "who waits for those who hang waits for four seconds"
 
     farm.on("/again", receivers.reset_after)
     one = subscribe(others, "q", farm.url("/again"), _retry_policy=GENTLE)
