@@ -234,7 +234,7 @@ class Holding(NamedTuple):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A small document of the control plane. ``version`` starts at 1 and grows with updates.
+    """A small document of the control plane. ``version`` grows by 1 with each update.
 
     ``parent`` groups records of a kind, ``unique`` is a name that no two live ones of a kind and
     project share. A record that has ended is there no more, but for those who ask for the ended

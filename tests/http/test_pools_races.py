@@ -34,6 +34,8 @@ from nusku.metrics import Metrics
 from nusku.model import Context, Draft, QueueKey, QueueRef, Record
 from nusku.storage import Removal, Store, StoreOptions, open_store
 
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]  # the stores are files
+
 CTX = Context("project", "client", frozenset({"admin"}))
 LANES = range(4)
 NAMES = ("a", "b", "c")
@@ -430,10 +432,11 @@ def test_a_change_is_told_to_the_store_that_the_pool_has_now(tmp_path: Path) -> 
 
     async def play() -> None:
         async with given_another_store(tmp_path) as (one, two):
+            version = one.queues._cache[KEY].ref.version
             await two.queues.update(CTX, KEY, [Change("add", "_default_message_ttl", 77)])
             await post(one, b"2")
             queue = one.queues._cache[KEY]
-            assert (queue.ref.version, queue.message_ttl_s) == (2, 77)
+            assert (queue.ref.version, queue.message_ttl_s) == (version + 1, 77)
 
     asyncio.run(play())
 
@@ -616,6 +619,37 @@ def test_who_knows_which_store_a_pool_has_is_not_given_the_one_before(
 
 
 # Other things that meet
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["changed", "moved"])
+def test_a_change_of_an_earlier_queue_of_that_name_comes_too_late(
+    moved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would bring the earlier one back, in place of that which was made since."""
+
+    async def play() -> None:
+        async with nodes(tmp_path, random.Random(1), 2) as (one, two):
+            await post(one, b"1")
+            await one.pools.put(CTX, "a", "redis://a/a", 1, None, {})
+            gate, update = Gate(), one.queues._records.update
+
+            async def update_late(record: Record, *rest: Any) -> bool:
+                if record.kind == "queue" and not gate.reached.is_set():
+                    await gate.pass_()
+                return bool(await update(record, *rest))
+
+            monkeypatch.setattr(one.queues._records, "update", update_late, raising=False)
+            change = one.moving.move(KEY, "a") if moved else one.queues.touch(KEY)
+            changing = asyncio.ensure_future(change)
+            await gate.reached.wait()
+            await two.queues.delete(CTX, KEY)
+            await post(two, b"2")
+            gate.open.set()
+            await changing
+            await post(two, b"3")
+            assert await listed(one) == await listed(two) == [b"2", b"3"]
+
+    asyncio.run(play())
 
 
 def test_a_queue_is_deleted_where_it_was_just_moved_to(

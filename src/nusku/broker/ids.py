@@ -20,6 +20,15 @@ def new_generation(rng: random.Random) -> str:
     return f"{rng.getrandbits(64):016x}"
 
 
+def first_version(generation: str) -> int:
+    """The version that the record of a queue begins with: some number below 2**40.
+
+    Changes go from one version to the next. Did all queues begin with the same, one that was meant
+    for an earlier queue of that name, and comes late, would bring that back in place of this.
+    """
+    return 1 + int(generation[:10], 16)
+
+
 def message_id(generation: str, position: int) -> str:
     """The id of a message: 29 hexadecimal digits."""
     return f"{generation}{position:013x}"

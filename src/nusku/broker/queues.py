@@ -323,11 +323,12 @@ class Queues:
         """
         pool = await self._pools.place(key.project, data.get("_flavor"))
         document = Document(ids.new_generation(self._rng), data, pool)
-        record = Record(*key, msgspec.json.encode(document))
+        version = ids.first_version(document.generation)
+        record = Record(*key, msgspec.json.encode(document), version)
 
         async def insert() -> bool:
             if pool is not None:
-                await self._placements.note(pool, QueueRef(key, document.generation, 1))
+                await self._placements.note(pool, ref_of(record, document))
             return await self._records.insert(record)
 
         if not await self._quotas.within(key.project, Amounts(queues=1), insert):
