@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -41,14 +41,21 @@ def main() -> int:
     return 0 if arguments.run(arguments) else 1
 
 
-def _run(arguments: argparse.Namespace) -> bool:
-    plan = Plan(
+def _plan(arguments: argparse.Namespace, **more: Any) -> Plan:
+    return Plan(
         nemesis=arguments.nemesis,
         store=arguments.store,
         nodes=arguments.nodes or (1 if arguments.store == "sqlite" else 3),
         profile=arguments.profile,
         seed=arguments.seed,
         seconds=arguments.seconds,
+        **more,
+    )
+
+
+def _run(arguments: argparse.Namespace) -> bool:
+    plan = _plan(
+        arguments,
         strikes=arguments.strikes,
         pause=arguments.pause,
         settings={"NUSKU_SQLITE_SYNCHRONOUS": arguments.synchronous},
@@ -120,16 +127,9 @@ def _pending(arguments: argparse.Namespace) -> bool:
 
 def _long(arguments: argparse.Namespace) -> bool:
     """Many operations in many episodes."""
-    plan = Plan(
-        nemesis=arguments.nemesis,
-        store=arguments.store,
-        nodes=arguments.nodes or (1 if arguments.store == "sqlite" else 3),
-        profile=arguments.profile,
-        seed=arguments.seed,
-        seconds=arguments.seconds,
-        pause=(2.0, 6.0),
-    )
-    print(f"seed {plan.seed}, state in {arguments.state}", flush=True)
+    plan = _plan(arguments, pause=(2.0, 6.0))
+    state = arguments.state or Path("build") / "chaos" / f"long-{arguments.store}"
+    print(f"seed {plan.seed}, state in {state}", flush=True)
     long = Long(plan, arguments.operations, arguments.struck_every)
     with click.progressbar(length=long.operations, label="operations", show_pos=True) as bar:
 
@@ -141,7 +141,7 @@ def _long(arguments: argparse.Namespace) -> bool:
                 text = f"{tally.passed} episodes, {tally.operations} operations, {rate:.0f}/s"
                 print(f"{time.strftime('%H:%M:%S')} {text}, {wrong}", flush=True)
 
-        tally = play_long(long, arguments.state, tell)
+        tally = play_long(long, state, tell)
     print(msgspec.json.format(msgspec.json.encode(tally), indent=2).decode())
     return not tally.failed and tally.operations >= long.operations
 
@@ -235,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     long.add_argument("--store", type=_store, default="sqlite", help=", ".join(STORES))
     long.add_argument("--nodes", type=int, help="servers on it; 3 if it can be shared")
     long.add_argument("--operations", type=int, default=10_000_000)
-    long.add_argument("--state", type=Path, default=Path("chaos-long"), help="what is done")
+    long.add_argument("--state", type=Path, help="what is done; build/chaos/long-STORE")
     long.add_argument("--profile", choices=sorted(PROFILES), default="long")
     long.add_argument("--seconds", type=float, default=60.0, help="of load in each episode")
     long.add_argument("--nemesis", choices=sorted(NEMESES), default="kill")
