@@ -473,6 +473,7 @@ def test_five_hundred_slow_clients_disturb_nobody(
     still_serves(impatient)
 
 
+@pytest.mark.timeout(300)
 def test_five_hundred_clients_that_read_nothing_disturb_nobody(
     private_server: Callable[..., LiveServer],
 ) -> None:
