@@ -288,7 +288,7 @@ async def test_a_commit_whose_wait_for_the_standby_was_ended_is_no_success(
         assert logs
         with capture_logs():
             await until_it_works(store, ref, "after")
-        texts = bodies(await store.messages.page(ref, 0, 10))
+        texts = bodies(await store.messages.page(ref, 0, 1000))
         assert texts == ["before", *["unsure"] * (answered + 1), "after"]
 
 

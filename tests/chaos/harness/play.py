@@ -12,6 +12,8 @@ from typing import Any
 
 import uvloop
 
+from nusku.broker.notices import HELD_S
+from nusku.notify.worker import LOOK_S
 from tests.chaos.harness.checker import check
 from tests.chaos.harness.client import Client
 from tests.chaos.harness.generator import (
@@ -33,6 +35,8 @@ from tests.chaos.harness.stage import NEVER, Plan, Stage
 PATIENCE_S = 40.0  # with the end of a run
 SURELY = 0.8  # of the share of unknown outcomes that is allowed
 ENOUGH_S = 120.0  # until a run proves something
+# Posts that a server was spreading when it died are nobody's until its claim ends, and are then found.
+UNSPREAD_S = HELD_S + LOOK_S + 3.0
 TELLING = {
     "NUSKU_SUBSCRIBER_ALLOW": "127.0.0.0/8",
     "NUSKU_DELIVERY_CONNECT_TIMEOUT": "1",
@@ -123,6 +127,7 @@ async def _play(stage: Stage, nemesis: Nemesis, cast: Cast, receiver: Receiver |
         stage.phase("load")
         # From here on nothing that was sent before can still happen.
         await stage.restart()
+        restarted = time.monotonic()
         stage.phase("restart")
         profile = cast.profile
         await asyncio.sleep(profile.claim_ttl[1] + stage.history.run.slack + 0.2)
@@ -134,6 +139,7 @@ async def _play(stage: Stage, nemesis: Nemesis, cast: Cast, receiver: Receiver |
         stage.phase("drain")
         if receiver is not None:
             await receiver.moods(FINE)
+            await asyncio.sleep(restarted + UNSPREAD_S - time.monotonic())
             looks = (drive(stage, who, script, None) for who, script in cast.last_looks().items())
             await asyncio.gather(*looks)
             stage.phase("notifications")
