@@ -1,6 +1,6 @@
 """The keeping: three interfaces that every backend implements, and how one is opened.
 
-A backend is a folder beside this file, a line in :func:`open_store`, and done when
+A backend is a folder beside this file, named in :func:`_backend`, and done when
 ``tests/storage`` passes on it. Promises that hold for every operation:
 
 * It is atomic, and durable when it returns (as the backend is configured to be).
@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import unquote
 
-from nusku.clock import Clock, steady_clock
+from nusku.clock import Clock
 from nusku.config import Settings, masked
 from nusku.errors import StoreRefused
 from nusku.metrics import Metrics
@@ -503,6 +503,35 @@ def _extra(name: str) -> Iterator[None]:
         ) from None
 
 
+class _Backend(Protocol):
+    """What the folder of each kind of store offers."""
+
+    async def open_store(
+        self, uri: str, clock: Clock | None, options: StoreOptions, metrics: Metrics
+    ) -> Store: ...
+
+    def inspect(self, uri: str) -> str: ...
+
+    def migrate(self, uri: str) -> str: ...
+
+
+def _backend(uri: str) -> _Backend:
+    scheme = split(uri).scheme
+    if scheme in POSTGRES:
+        with _extra("postgresql"):
+            from nusku.storage import postgres
+
+        return postgres
+    if scheme in REDIS:
+        with _extra("redis"):
+            from nusku.storage import redis
+
+        return redis
+    from nusku.storage import sqlite
+
+    return sqlite
+
+
 async def open_store(
     uri: str, clock: Clock | None, options: StoreOptions, metrics: Metrics
 ) -> Store:
@@ -511,42 +540,12 @@ async def open_store(
     Without a clock the store goes by its own, which for a shared one is that of its server, so
     that all nodes agree. Raises StoreRefused with a sentence for the operator.
     """
-    match split(uri).scheme:
-        case scheme if scheme in POSTGRES:
-            with _extra("postgresql"):
-                from nusku.storage import postgres
-
-            return await postgres.open_store(uri, clock, options, metrics)
-        case scheme if scheme in REDIS:
-            with _extra("redis"):
-                from nusku.storage import redis
-
-            return await redis.open_store(uri, clock, options, metrics)
-        case _:
-            from nusku.storage import sqlite
-
-            return await sqlite.open_store(
-                sqlite_path(uri), clock or steady_clock(), options, metrics
-            )
+    return await _backend(uri).open_store(uri, clock, options, metrics)
 
 
 def inspect_store(uri: str) -> str:
     """A line about the store, read only, also beside a running server. Raises StoreRefused."""
-    match split(uri).scheme:
-        case scheme if scheme in POSTGRES:
-            with _extra("postgresql"):
-                from nusku.storage import postgres
-
-            return postgres.inspect(uri)
-        case scheme if scheme in REDIS:
-            with _extra("redis"):
-                from nusku.storage import redis
-
-            return redis.inspect(uri)
-        case _:
-            from nusku.storage import sqlite
-
-            return sqlite.inspect(sqlite_path(uri))
+    return _backend(uri).inspect(uri)
 
 
 def migrate_store(uri: str) -> str:
@@ -554,21 +553,7 @@ def migrate_store(uri: str) -> str:
 
     For those whose servers may not do it at their start. Raises StoreRefused.
     """
-    match split(uri).scheme:
-        case scheme if scheme in POSTGRES:
-            with _extra("postgresql"):
-                from nusku.storage import postgres
-
-            return postgres.migrate(uri)
-        case scheme if scheme in REDIS:
-            with _extra("redis"):
-                from nusku.storage import redis
-
-            return redis.migrate(uri)
-        case _:
-            from nusku.storage import sqlite
-
-            return sqlite.migrate(sqlite_path(uri))
+    return _backend(uri).migrate(uri)
 
 
 def backup_store(uri: str, target: Path) -> None:

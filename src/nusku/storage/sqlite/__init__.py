@@ -5,10 +5,11 @@ from pathlib import Path
 
 from nusku.clock import Clock, not_before, steady_clock
 from nusku.metrics import Metrics
-from nusku.storage import CAPABILITIES, Store, StoreOptions
+from nusku.storage import CAPABILITIES, Store, StoreOptions, sqlite_path
 from nusku.storage.sqlite.connection import Connection
-from nusku.storage.sqlite.file import File, census, inspect
+from nusku.storage.sqlite.file import File, census
 from nusku.storage.sqlite.file import backup as backup_file
+from nusku.storage.sqlite.file import inspect as inspect_file
 from nusku.storage.sqlite.messages import SqliteMessages
 from nusku.storage.sqlite.records import SqliteRecords
 from nusku.storage.sqlite.registry import SqliteRegistry, backup_registry
@@ -26,10 +27,13 @@ _LAX = (
 )
 
 
-async def open_store(path: Path, clock: Clock, options: StoreOptions, metrics: Metrics) -> Store:
+async def open_store(
+    uri: str, clock: Clock | None, options: StoreOptions, metrics: Metrics
+) -> Store:
     """See :func:`nusku.storage.open_store`."""
+    path = sqlite_path(uri)
     file = await asyncio.to_thread(File, path, options.synchronous)
-    clock = not_before(clock, file.last_ms)
+    clock = not_before(clock or steady_clock(), file.last_ms)
     connection = Connection(file.db, clock, metrics, file.last_ms)
     messages = SqliteMessages(connection, file, metrics, options.disk_watermark_bytes)
     metrics.gauge("nusku_store_bytes", "Size of the store's file.", file.bytes)
@@ -69,12 +73,17 @@ def backup(path: Path, target: Path) -> None:
     backup_registry(path, target)
 
 
-def migrate(path: Path) -> str:
+def inspect(uri: str) -> str:
+    """See :func:`nusku.storage.inspect_store`."""
+    return inspect_file(sqlite_path(uri))
+
+
+def migrate(uri: str) -> str:
     """Make the file, or bring it up to date, as a server does at its start; say what it is then."""
 
     async def run() -> None:
-        store = await open_store(path, steady_clock(), StoreOptions(), Metrics())
+        store = await open_store(uri, None, StoreOptions(), Metrics())
         await store.close()
 
     asyncio.run(run())
-    return inspect(path)
+    return inspect(uri)
