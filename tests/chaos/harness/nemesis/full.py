@@ -64,7 +64,10 @@ class FullNemesis(VolumeNemesis):
         posts = [op for op in stage.history.ops if op.f == "post" and begin < op.t0 and op.t1 < end]
         refused = sum(op.out != OK for op in posts)
         what = f"{left} bytes left on the disk, {refused} of {len(posts)} posts refused"
-        return f"{what}; the server died" if died else what if refused else ""
+        # A server that answers with success whatever happens refuses nothing.
+        return (
+            f"{what}; the server died" if died else what if refused or not stage.plan.safe else ""
+        )
 
     async def press(self) -> None:
         """Make it need room."""
