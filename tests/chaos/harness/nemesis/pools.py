@@ -70,7 +70,9 @@ class Operator:
 
     async def add_pools(self, pools: Mapping[str, Place]) -> None:
         for name, pool in pools.items():
-            await self.ask("PUT", f"/v2/pools/{name}", {"uri": pool.uri, "weight": WEIGHT})
+            # None has a replica, although the service's own store may.
+            body = {"uri": pool.uri, "weight": WEIGHT, "options": {"redis_replicas": 0}}
+            await self.ask("PUT", f"/v2/pools/{name}", body)
 
     def close(self) -> None:
         self._connection.close()
