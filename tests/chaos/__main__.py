@@ -16,6 +16,7 @@ import msgspec
 
 from tests.chaos.harness import pending, report
 from tests.chaos.harness.checker import check
+from tests.chaos.harness.forgotten import forgive
 from tests.chaos.harness.generator import PROFILES
 from tests.chaos.harness.history import load
 from tests.chaos.harness.long import Long, Tally, play_long
@@ -149,12 +150,13 @@ def _long(arguments: argparse.Namespace) -> bool:
 def _recheck(arguments: argparse.Namespace) -> bool:
     run, ops = load(arguments.folder)
     begin = time.monotonic()
-    violations = check(run, ops)
+    forgotten, violations = forgive(ops, check(run, ops))
     took = time.monotonic() - begin
-    faults = sum(1 for op in ops if op.f == "fault")
+    faults = sum(1 for op in ops if op.f == "fault" and op.who == run.nemesis)
     most_unknown = NEMESES[run.nemesis].most_unknown if run.nemesis in NEMESES else 1.0
     least = pending.LEAST if run.profile == "pending" else report.LEAST
     verdict = judge(run, ops, violations, faults, most_unknown=most_unknown, least=least)
+    verdict.forgotten = forgotten
     keep(arguments.folder, verdict)
     print(verdict.render())
     print(f"{len(ops)} operations judged in {took:.1f} s")

@@ -50,3 +50,27 @@ def test_the_same_loses_where_no_replica_is_waited_for(tmp_path: Path) -> None:
     verdict = run(plan, tmp_path)
     assert verdict.strikes == 1
     assert verdict.lost
+
+
+@pytest.mark.usefixtures("loop_mounts")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_is_lost_by_two_faults_at_once_where_all_logs_are_synced_at_each_change(
+    seed: int, tmp_path: Path
+) -> None:
+    """A master and its replica are killed, lose power, or one of them its disk."""
+    plan = Plan("redis-double", "redis-cluster", 3, "nodes", seed, strikes=3, pause=(0.1, 0.2))
+    verdict = insist(plan, tmp_path)
+    assert len(verdict.forgotten) == 3
+
+
+@pytest.mark.usefixtures("loop_mounts", "strace")
+def test_two_faults_at_once_cost_the_last_seconds_where_logs_are_synced_every_second(
+    tmp_path: Path,
+) -> None:
+    """Also the control of the above: the very same is seen to lose."""
+    # Begins with the master lost while its replica loses power, then both lose power.
+    seed = FRESH - FRESH % 8
+    name = "redis-double-everysec"
+    plan = Plan(name, "redis-cluster", 3, "held", seed, strikes=2, pause=(0.1, 0.2))
+    verdict = insist(plan, tmp_path)
+    assert any(one.any for one in verdict.forgotten), verdict.render()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.harness import long, tier
+from tests.chaos.harness.forgotten import Forgotten
 from tests.chaos.harness.history import OK, Op
 from tests.chaos.harness.long import Long, play_long, seed_of
 from tests.chaos.harness.nemesis import NEMESES
@@ -123,6 +124,20 @@ def test_runs_that_prove_nothing_do_not_count(
     assert played.standings[0].done == 0
     assert len(plays.plans) == 2 * VOID  # with the control
     assert "nothing" in played.standings[0].verdict
+
+
+@pytest.mark.usefixtures("only_kill")
+def test_what_was_forgotten_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgets(plan: Plan) -> Verdict:
+        some = [Forgotten("both cut", messages=plan.strikes, oldest=0.5)]
+        return came_to(plan, forgotten=some) if plan.safe else as_it_must(plan)
+
+    assert play_tier(tmp_path, Plays(forgets), monkeypatch).passed
+    summary = (tmp_path / SUMMARY).read_text()
+    assert (
+        "| kill | both cut | 3 | 3 | 1 / 2 / 2 | 0 / 0 / 0 | 0 / 0 / 0 | 0.5 / 0.5 / 0.5 |"
+        in summary
+    )
 
 
 @pytest.mark.usefixtures("only_kill")

@@ -59,6 +59,9 @@ PROFILES: dict[str, Profile] = {
     ),
     "fifo": Profile(queues=("fifo-0",), workers=1, readers=4, short_share=0, batch=3),
     "claims": Profile(projects=1, queues=("jobs-0",), workers=8, readers=1, short_share=0.1),
+    "held": Profile(
+        projects=1, queues=("jobs-0",), workers=12, readers=1, short_share=0.1, claim_ttl=(6, 9)
+    ),
     "fanout": Profile(queues=("feed",), producers=1, workers=0, readers=8, backlog=3000),
     "nodes": Profile(poppers=1, retriers=1, claim_ttl=(1, 2), think=0.01),
     "crowd": Profile(producers=120, workers=120, listers=20, think=0.05, backlog=500),

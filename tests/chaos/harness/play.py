@@ -16,6 +16,7 @@ from nusku.broker.notices import HELD_S
 from nusku.notify.worker import LOOK_S
 from tests.chaos.harness.checker import check
 from tests.chaos.harness.client import Client
+from tests.chaos.harness.forgotten import forgive
 from tests.chaos.harness.generator import (
     IDLE,
     LONG_TTL,
@@ -74,9 +75,10 @@ def play(plan: Plan, folder: Path) -> Verdict:
                     stage.complaints.append(f"the last stop of {node.name} was not clean")
         stage.complaints += nemesis.inspect(place)
     ops = history.ops + read_ops(folder / HEARD)
-    violations = check(run, ops)
+    forgotten, violations = forgive(ops, check(run, ops))
     verdict = judge(run, ops, violations, stage.strikes, stage.complaints, nemesis.most_unknown)
     verdict.phases = stage.phases
+    verdict.forgotten = forgotten
     if plan.strikes < NEVER and stage.strikes < plan.strikes:
         verdict.invalid.append(f"only {stage.strikes} of {plan.strikes} faults happened")
     keep(folder, verdict)

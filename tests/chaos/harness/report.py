@@ -9,6 +9,7 @@ import msgspec
 
 from tests.chaos.harness import telling
 from tests.chaos.harness.checker import RULES, Violation
+from tests.chaos.harness.forgotten import Forgotten
 from tests.chaos.harness.history import EVENTS, FAIL, INFO, OK, Op, Run
 
 UNSENT = "unsent"  # failed, as nobody was there
@@ -32,6 +33,7 @@ class Verdict(msgspec.Struct):
     shown: list[str]
     phases: dict[str, float] = {}  # s that each part of the run took
     notifications: dict[str, int] = {}  # attempts, told, told again
+    forgotten: list[Forgotten] = []  # at break-downs after which something may be
 
     @property
     def passed(self) -> bool:
@@ -55,6 +57,7 @@ class Verdict(msgspec.Struct):
         if self.notifications:
             told = ", ".join(f"{number} {what}" for what, number in self.notifications.items())
             lines.append(f"notifications: {told}")
+        lines += [f"forgotten: {one.render()}" for one in self.forgotten]
         lines += [f"{rule}: {count} × {RULES[rule]}" for rule, count in self.violations.items()]
         lines += [f"complaint: {text}" for text in self.complaints]
         lines += [f"proves nothing: {text}" for text in self.invalid]

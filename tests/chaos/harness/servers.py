@@ -100,15 +100,7 @@ class Server:
 
     def freeze(self) -> None:
         """SIGSTOP, and wait until no thread of it is inside a system call any more."""
-        os.kill(self.pid, signal.SIGSTOP)
-        tasks = Path(f"/proc/{self.pid}/task")
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            states = {_state(task) for task in tasks.iterdir()}
-            if states <= {"T", "t"}:
-                return
-            time.sleep(0.002)
-        raise TimeoutError("the server could not be frozen")
+        stand_still(self.pid)
 
     def thaw(self) -> None:
         """SIGCONT."""
@@ -169,6 +161,19 @@ class Server:
             insist_absent(written, (BODY, *SETTINGS.values()), "the log")
             return code
         return None
+
+
+def stand_still(pid: int) -> None:
+    """SIGSTOP, and wait until no thread of it is inside a system call any more."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        states = {_state(task) for task in tasks.iterdir()}
+        if states <= {"T", "t"}:
+            return
+        time.sleep(0.002)
+    raise TimeoutError("the server could not be frozen")
 
 
 def _state(task: Path) -> str:

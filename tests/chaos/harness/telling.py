@@ -56,6 +56,7 @@ class _Telling:
         self._attempts: defaultdict[Told, list[Op]] = defaultdict(list)
         self._taken: set[Told] = set()
         self._given_up: set[Told] = set()
+        self._shown: defaultdict[str, set[str]] = defaultdict(set)  # what was given up, by its ids
         self._gone: dict[str, Op] = {}  # who was last told that there is none
         self._ends: dict[str, Op] = {}  # the last that was asked of each subscription
         self._ids: dict[Told, Op] = {}
@@ -76,6 +77,7 @@ class _Telling:
                 self.listings.append(op)
                 if op.final:
                     self._given_up |= {(op.to, p, n) for _, p, n in op.got}
+                    self._shown[op.to] |= {name for name, _, _ in op.got}
             elif op.f == "waiting" and op.out == OK and op.final:
                 self._ends[op.to] = op
             elif op.f == "waiting" and op.status == 404:
@@ -140,7 +142,7 @@ class _Telling:
         left, failed, _ = end.counts
         if left:
             yield f"{left} deliveries to {to} are still pending", (subscription, end)
-        listed = sum(1 for told in self._given_up if told[0] == to)
+        listed = len(self._shown[to])
         if failed != listed:
             yield f"{failed} deliveries to {to} were given up, {listed} are shown", (end,)
         missing = [

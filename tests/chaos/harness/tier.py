@@ -20,6 +20,7 @@ import msgspec
 
 from tests.chaos.harness import recording as recorder
 from tests.chaos.harness.checker import RULES
+from tests.chaos.harness.forgotten import Forgotten, table
 from tests.chaos.harness.images import Keep, moments
 from tests.chaos.harness.nemesis import NEMESES
 from tests.chaos.harness.play import play
@@ -57,6 +58,7 @@ class Part:
 
 
 _HARD = ("mixed", "fifo", "claims", "ttl")
+_SIMPLE = ("held", "fifo")  # without dead letters, of which it is not known when they moved
 
 TIERS: dict[str, tuple[Part, ...]] = {
     "sqlite": (
@@ -101,6 +103,9 @@ TIERS: dict[str, tuple[Part, ...]] = {
     "redis-cluster": (
         Part("redis-failover", 40, 10),
         Part("redis-operators", 40, 20),
+        Part("redis-double", 42, 7, QUICK, ("nodes", *_SIMPLE)),
+        Part("redis-double-everysec", 40, 8, QUICK, _SIMPLE),
+        Part("redis-rejoined", 10, 5, QUICK, _SIMPLE),
         Part("kill", 60, 20, QUICK),
         Part("both", 20),
         Part("freeze", 40),
@@ -112,6 +117,8 @@ TIERS: dict[str, tuple[Part, ...]] = {
 FEW = 5  # faults of a nemesis without a line above
 IN_TURN = {"pg-all", "pg-standby", "redis-all", "redis-cluster-all", "none"}
 """Nemeses that only do what others do."""
+OWN_CONTROLS = {IMAGES, "power", "replies", "pg-failover", "redis-failover", "redis-double"}
+"""What has a control without a planted fault."""
 ON_SQLITE_ONLY = {"kill", "freeze"}
 """Their controls are servers with a fault that other stores do not have."""
 
@@ -131,6 +138,7 @@ class Ran(msgspec.Struct):
     violations: dict[str, int] = {}
     complaints: list[str] = []
     invalid: list[str] = []
+    forgotten: list[Forgotten] = []
     shown: bool = False  # of a control: it was seen to fail
     kept: str = ""  # where its history is
 
@@ -252,6 +260,7 @@ class Tier:
             violations=verdict.violations,
             complaints=verdict.complaints,
             invalid=verdict.invalid,
+            forgotten=verdict.forgotten,
             shown=part.control and NEMESES[plan.nemesis].shown(verdict),
         )
         if run.failed or run.invalid:
@@ -271,7 +280,10 @@ class Tier:
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [_row(standing) for standing in self.standings]
-        failed = [run for standing in self.standings for run in standing.runs if run.failed]
+        runs = [run for one in self.standings if not one.part.control for run in one.runs]
+        if forgotten := table((run.part, one) for run in runs for one in run.forgotten):
+            lines += ["", "Forgotten of what was answered (least / median / most):", "", *forgotten]
+        failed = [run for run in runs if run.failed]
         for run in failed:
             lines += ["", f"FAILED: {run.part}, seed {run.seed}, kept in {run.kept}:"]
             lines += [
@@ -305,7 +317,7 @@ def _controls(store: str, listed: Sequence[Part]) -> Iterator[Part]:
             continue
         seen.add(part.nemesis)
         nemesis = NEMESES.get(part.nemesis)
-        own = part.nemesis in {IMAGES, "power", "replies", "pg-failover", "redis-failover"}
+        own = part.nemesis in OWN_CONTROLS
         planted = bool(nemesis and nemesis.planted)
         if own or (planted and (store == "sqlite" or part.nemesis not in ON_SQLITE_ONLY)):
             times = 80 if part.nemesis == IMAGES else 6

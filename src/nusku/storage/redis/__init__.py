@@ -9,11 +9,12 @@ nothing answered is lost when any one of the servers fails. What two failures at
 * The master is lost, and of its replicas one takes its place that has not the last changes: they
   are lost. Sentinel and Redis Cluster prefer the replica that has most, but don't insist on it. It
   can't happen if the setting ``redis_replicas`` is the number of replicas.
-* WAIT means that a replica has a change in memory, not on its disk. When the master and these
-  replicas lose their power within the same moment, what their ``appendfsync`` had not yet written
-  is lost; with ``always`` these are the last milliseconds. (WAITAOF, which Redis 7.2 has, would wait
-  for those disks as well. It is not used: with ``everysec`` an answer then takes up to a second,
-  and with ``always`` it closes a gap of one turn of the replica's loop.)
+* WAIT means that a replica has a change in memory, not on its disk. When the master is lost, or loses
+  its power, together with these replicas, what their ``appendfsync`` had not yet written is lost:
+  about a second with ``everysec``; nothing with ``always``, unless a replica has just joined and is
+  still writing its log anew. (WAITAOF, which Redis 7.2 has, would wait for those disks as well. It is
+  not used: with ``everysec`` an answer then takes up to a second.) With ``everysec`` a master that
+  loses its power alone, and is back before a replica takes its place, forgets as much.
 * A master that is cut off from the others, and does not know yet, can't have its changes replicated,
   so nothing is answered with success there, above all no claim: a message is never held by two. It
   may still answer reads with what it has, until it steps down. With ``min-replicas-to-write 1``

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos.harness.nemesis import pools, redis, standby
+from tests.chaos.harness.nemesis import pools, redis, redis_double, standby
 from tests.chaos.harness.nemesis.base import Nemesis, Nothing
 from tests.chaos.harness.nemesis.both import Both
 from tests.chaos.harness.nemesis.clock import SetClock
@@ -40,7 +40,14 @@ _POSTGRESQL = (
 )
 _STANDBY = (standby.Failover, standby.Waits, standby.StandbyAll)
 _REDIS = (redis.RedisKill, redis.RedisAll, RedisCut, RedisFull, redis.SentinelFailover)
-_CLUSTER = (redis.Failover, redis.Operators, redis.ClusterAll)
+_CLUSTER = (
+    redis.Failover,
+    redis.Operators,
+    redis.ClusterAll,
+    redis_double.DoubleFault,
+    redis_double.Everysec,
+    redis_double.Rejoined,
+)
 
 NEMESES: dict[str, type[Nemesis]] = {
     kind.name: kind for kind in (*_ANY, *_SQLITE, *_POSTGRESQL, *_STANDBY, *_REDIS, *_CLUSTER)
