@@ -19,6 +19,7 @@ too. Random nonces are good for 2^32 messages under one key, and salts are taken
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ _HEAD = MARKED + _SALT
 OVERHEAD = _HEAD + _NONCE + _TAG  # bytes that an encrypted body is longer
 CACHED_MAX = 10_000  # ciphers that are kept, of those that encrypt and of those that decrypt
 SALTED_MAX = 1 << 30  # messages that are encrypted with one salt
+LOOKED_S = 5.0  # since the last look at the keys, after which nothing is encrypted without another
 
 LIBRARY = "this server has not the library cryptography: install nusku[encryption]"
 NO_KEYS = "this server has no encryption keys: set encryption_keys or key_file"
@@ -70,8 +72,9 @@ class Ring:
 
     Without keys, or where the library is missing, ``refusal`` says so, and nothing can be encrypted;
     ``without`` is what it says in the first case.
-    ``reread`` is asked for the keys as they are now when a body names one that is unknown; it
-    returns None when they are what they were.
+    ``reread`` is asked for the keys as they are now when a body names one that is unknown, and when
+    something is to be encrypted and nobody has had a look for long: who stood still might use a key
+    that was taken away meanwhile. It returns None when they are what they were.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Ring:
         self._without = without
         self._keys: dict[str, bytes] = {}
         self._first = b""
+        self._looked_s = time.monotonic()
         self.refusal = without
         # By queue: the head of what is encrypted next, its cipher, and for how many more.
         self._encrypting: dict[QueueKey, tuple[bytes, AESGCM, Iterator[int]]] = {}
@@ -96,6 +100,7 @@ class Ring:
 
     def refresh(self) -> None:
         """Have a look whether the keys are others now."""
+        self._looked_s = time.monotonic()
         if (keys := self._reread()) is not None:
             self.replace(keys)
 
@@ -117,6 +122,8 @@ class Ring:
 
     def encrypt(self, queue: QueueKey, body: bytes) -> bytes:
         """The body as it is stored in this queue. Raises ValueError where there is a refusal."""
+        if time.monotonic() - self._looked_s > LOOKED_S:
+            self.refresh()
         found = self._encrypting.get(queue)
         if found is None or next(found[2], None) is None:
             found = self._encrypting[queue] = self._new(queue)

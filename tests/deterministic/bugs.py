@@ -1,18 +1,24 @@
-"""Planted bugs: a store that now and then does not do what it says. Some seed has to catch each."""
+"""Planted bugs: a store that now and then does not do what it says, or a broker that is wrong. Some
+seed has to catch each.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from nusku.model import Claimed, Draft, Found, QueueKey, QueueRef
+from nusku.broker import Broker
+from nusku.model import Claimed, Draft, Found, QueueKey, QueueRef, Record, Stored
 from nusku.storage import Apart, Removal, Removed
+from nusku.storage.copying import holding_of
 from nusku.storage.sqlite.connection import _Waiting
-from tests.deterministic.scripts import SCENES, Scene
+from tests.deterministic import wrong
+from tests.deterministic.keyfile import KeyFile
+from tests.deterministic.scripts import BY_NAME, Scene
 from tests.deterministic.store import Engine, Ground
 from tests.deterministic.weather import CLIMATES, Climate
 
@@ -36,11 +42,23 @@ class Planted:
         """To be called before it is opened."""
         if not self._bug:
             return
-        engine, messages, *_ = BUGS[self._bug]
-        if engine is not None:
-            ground.engine = type("Planted", (engine,), {"planted": self})
-        if messages is not None:
+        bug = BUGS[self._bug]
+        if bug.engine is not None:
+            ground.engine = type("Planted", (bug.engine,), {"planted": self})
+        if (messages := bug.messages) is not None:
             ground.messages = lambda real: messages(real, self)
+        if (records := bug.records) is not None:
+            ground.records = lambda real: records(real, self)
+
+    def in_broker(self, broker: Broker) -> None:
+        """To be called when it is made."""
+        if self._bug and (change := BUGS[self._bug].broker) is not None:
+            change(broker, self)
+
+    def in_keys(self, keys: KeyFile) -> None:
+        """To be called when there is a file with keys."""
+        if self._bug and BUGS[self._bug].careless:
+            keys.careless = self.slipped = True
 
 
 class _Wrong:
@@ -212,6 +230,85 @@ class _HeldByAnybody(_Wrong):
         return await self.real.remove(ref, positions, removal, *args, **options)  # type: ignore[no-any-return] # as above
 
 
+class _SealIgnored(_Wrong):
+    """A queue that leaves goes on taking messages, which nobody copies."""
+
+    async def seal(self, ref: QueueRef) -> None:
+        held = await holding_of(self.real, ref.key)
+        if held is None or held.sealed or not self.planted.slips(0.5):
+            await self.real.seal(ref)
+
+
+class _CopyIncomplete(_Wrong):
+    """Of what is loaded into the other store one is missing."""
+
+    async def load(
+        self,
+        ref: QueueRef,
+        next_position: int,
+        after: int,
+        through: int,
+        messages: Sequence[Stored],
+    ) -> None:
+        if messages and self.planted.slips(0.3):
+            messages = messages[:-1]
+        await self.real.load(ref, next_position, after, through, messages)
+
+
+class _DroppedTooLate(_Wrong):
+    """A queue is dropped by who means an earlier version of it."""
+
+    async def drop(self, ref: QueueRef, **options: Any) -> None:
+        held = await holding_of(self.real, ref.key)
+        if held is not None and options.get("unless_later") and held.ref.version > ref.version:
+            self.planted.slipped = True
+            options.pop("unless_later")
+        await self.real.drop(ref, **options)
+
+
+class _RenewedTooLate(_Wrong):
+    """Who asks for a claim that is over is told that it goes on."""
+
+    async def renew(self, ref: QueueRef, claim: str, *args: Any) -> bool:
+        return await self.real.renew(ref, claim, *args) or self.planted.slips(0.5)
+
+
+class _VersionIgnored(_Wrong):
+    """Records in which the last to write is right, whatever was written since it read."""
+
+    async def update(self, record: Record, ttl_s: int | None = None) -> bool:
+        if await self.real.update(record, ttl_s):
+            return True
+        now = await self.real.get(record.kind, record.project, record.key)
+        if now is None or record.kind != "queue" or not self.planted.slips(1.0):
+            return False
+        later = msgspec.structs.replace(record, version=now.version + 1)
+        return await self.real.update(later, ttl_s)  # type: ignore[no-any-return] # as above
+
+
+class _TimeOfBefore(Engine):
+    """When nothing was asked of it for a while, it goes by the time of before for a moment."""
+
+    planted: Planted
+    seen_ms = until_ms = before_ms = 0
+
+    def _execute(self, batch: list[_Waiting]) -> bool:
+        clock = self._clock
+        now_ms = clock()
+        if self.seen_ms and now_ms - self.seen_ms > STOOD_STILL_MS and self.planted.slips(0.8):
+            self.before_ms, self.until_ms = self.seen_ms, now_ms + MOMENT_MS
+        self.seen_ms = now_ms
+        if now_ms < self.until_ms:
+            self._clock = lambda: self.before_ms
+        try:
+            return super()._execute(batch)
+        finally:
+            self._clock = clock
+
+
+STOOD_STILL_MS, MOMENT_MS = 1_600, 50
+
+
 class Bug(NamedTuple):
     """``rules``: of these one has to be broken. ``scenes`` in which it can strike."""
 
@@ -220,14 +317,25 @@ class Bug(NamedTuple):
     rules: frozenset[str]
     scenes: tuple[str, ...]
     climate: Climate | None = None
+    records: type[_Wrong] | None = None
+    broker: Callable[[Broker, Planted], None] | None = None
+    careless: bool = False  # who takes keys away
 
 
 _CUTS = Climate((0.0,) * 7, cuts_s=0.7, slow_commits=1.0)
+_SLOW = Climate((0.4,) + (0.0,) * 6, slow_commits=0.5)
 _CRASHES = Climate((0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 0.02))
 
 
 def _bug(wrong: type[_Wrong], rules: str, *scenes: str, climate: Climate | None = None) -> Bug:
     return Bug(None, wrong, frozenset(rules.split()), scenes, climate)
+
+
+def _in_broker(
+    change: Callable[[Broker, Planted], None], rules: str, *scenes: str,
+    climate: Climate | None = None,
+) -> Bug:  # fmt: skip
+    return Bug(None, None, frozenset(rules.split()), scenes, climate, broker=change)
 
 
 BUGS: dict[str, Bug] = {
@@ -247,13 +355,36 @@ BUGS: dict[str, Bug] = {
     "delay ignored": _bug(_DelayIgnored, "R6", "fifo"),
     "pop keeps": _bug(_PopKeeps, "R4", "mixed"),
     "another's message deleted": _bug(_HeldByAnybody, "R1 R5 R9", "claims"),
+    "seal ignored": _bug(_SealIgnored, "R1 R9", "pools", climate=_SLOW),
+    "copy incomplete": _bug(_CopyIncomplete, "R1 R9", "pools"),
+    "move not undone": _in_broker(wrong.move_not_undone, "R15 D3", "pools", climate=_CRASHES),
+    "version ignored": Bug(
+        None, None, frozenset({"R1", "R4", "R9", "R15", "D3"}), ("sleepers",), _SLOW, records=_VersionIgnored
+    ),
+    "dropped too late": _bug(_DroppedTooLate, "R1 R9", "sleepers", climate=_SLOW),
+    "shown as it is stored": _in_broker(wrong.shown_as_stored, "R2 R10", "secrets"),
+    "stored in clear": _in_broker(wrong.stored_in_clear, "D1", "secrets"),
+    "key taken away too early": Bug(
+        None, None, frozenset({"R1", "R15", "D5"}), ("secrets",), careless=True
+    ),
+    "keys never read anew": _in_broker(wrong.keys_never_read, "D5", "secrets", climate=_CRASHES),
+    "popped and not removed": _bug(_DeletionIgnored, "R4 D4", "dozers"),
+    "popped too late": _in_broker(wrong.popped_late, "D4", "dozers", climate=_SLOW),
+    "deliveries left behind": _in_broker(wrong.left_behind, "D2", "guests", climate=_SLOW),
+    "paused is not told": _in_broker(wrong.paused_untold, "R10", "guests"),
+    "told before and after": _in_broker(wrong.told_whenever, "R10", "guests"),
+    "notice gone too early": _in_broker(wrong.notice_gone, "R10", "guests", climate=_CRASHES),
+    "renewed too late": _bug(_RenewedTooLate, "R5 R6", "still"),
+    "time of before": Bug(
+        _TimeOfBefore, None, frozenset({"R5", "R6", "R9", "R11"}), ("still",), _SLOW
+    ),
 }  # fmt: skip
 
 
 def scene(bug: str, seed: int) -> Scene:
     """Where the bug is looked for."""
     names = BUGS[bug].scenes
-    return next(one for one in SCENES if one.name == names[seed % len(names)])
+    return BY_NAME[names[seed % len(names)]]
 
 
 def climate(bug: str, seed: int) -> Climate:

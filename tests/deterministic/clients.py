@@ -20,8 +20,8 @@ from nusku.model import Context, QueueKey
 from tests.chaos.harness.history import FAIL, INFO, OK, Op, Sighting, make_body, read_body
 from tests.deterministic.nodes import Cluster, Node, NodeDied
 
+ADMIN = Context("", "administrator", frozenset({"admin"}))
 WAITS = 0.2  # the share of claims and lists that wait for something to come
-PATIENCE_S = 10.0
 GONE = 0.05  # s; who finds nobody there comes again
 
 
@@ -49,15 +49,31 @@ class Bodies:
         return body
 
     def read(self, body: bytes) -> tuple[str, int]:
+        """Producer and number; ("", 0) of what was changed, or is not ours."""
         known = self._known.get(body)
-        return known if known is not None else read_body(self._run, msgspec.json.decode(body))
+        if known is not None:
+            return known
+        try:
+            return read_body(self._run, msgspec.json.decode(body))
+        except msgspec.DecodeError:
+            return "", 0
+
+    def read_told(self, document: bytes) -> tuple[str, int]:
+        """The same of the message in what subscribers are told."""
+        try:
+            return self.read(told(document))
+        except msgspec.DecodeError:
+            return "", 0
 
 
 class Client:
     """One agent. It keeps to a node, and goes to another now and then, and when it got no answer."""
 
-    def __init__(self, cluster: Cluster, who: str, bodies: Bodies, rng: random.Random) -> None:
+    def __init__(
+        self, cluster: Cluster, who: str, bodies: Bodies, rng: random.Random, patience_s: float
+    ) -> None:
         self.who = who
+        self._patience_s = patience_s
         self._cluster = cluster
         self._bodies = bodies
         self._rng = rng
@@ -80,7 +96,7 @@ class Client:
         wait_s = 0
         if op.f in {"claim", "list"} and not op.final and rng.random() < WAITS:
             wait_s = rng.randint(1, 2)
-        patience_s = PATIENCE_S
+        patience_s = self._patience_s
         if weather.strikes(weather.now.hang_ups):
             patience_s = rng.random() * 2.0 if wait_s else rng.random() * 0.02
         cluster.say(f"{self.who} asks {node.name}: {op.f} {op.q} {op.id or op.cid}")
@@ -168,8 +184,8 @@ class Client:
                 status = await of.status(ctx, key, op.id)
                 return Answer(200, counts=(status.pending, status.failed, status.delivered))
             case "failed":
-                shown = await of.failed(ctx, key, op.id, op.marker, op.limit)
-                seen = [(one.id, *self._bodies.read(told(one.body))) for one in shown]
+                failed = await of.failed(ctx, key, op.id, op.marker, op.limit)
+                seen = [(one.id, *self._bodies.read_told(one.body)) for one in failed]
                 return Answer(200, got=seen)
             case "replay":
                 await of.replay(ctx, key, op.id, None)
@@ -177,6 +193,20 @@ class Client:
                 await of.pause(ctx, key, op.id)
             case "resume":
                 await of.resume(ctx, key, op.id)
+            case "leave":
+                await of.delete(ctx, key, op.id)
+            case "pool":
+                await broker.pools.put(ADMIN, op.to, op.note, op.limit, None, {})
+            case "unpool":
+                await broker.pools.delete(ADMIN, op.to)
+            case "weigh":
+                shown = await broker.pools.patch(ADMIN, op.to, {"weight": op.limit})
+                return Answer(200, id=shown.uri)
+            case "drain":
+                left = await broker.pools.drain(ADMIN, op.to)
+                return Answer(200, counts=(left.queues_left, left.messages_left, 0))
+            case "move":
+                await broker.moving.move(key, op.to or None)
             case other:
                 raise ValueError(other)
         return Answer()

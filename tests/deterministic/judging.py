@@ -1,30 +1,62 @@
 """What a run came to. The rules are those of `tests.chaos`; what these do not know is put for them.
 
 To purge or to delete a queue is to them the deletion of every message that was posted by then, and
-of those on the way perhaps.
+of those on the way perhaps. To pop what is encrypted is to claim it for a while, first. Of guests who did not stay they hear nothing: see `guests.py`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from nusku.broker.messages import POP_S
+from nusku.broker.rules import ENCRYPT
 from tests.chaos.harness.checker import Violation, check
 from tests.chaos.harness.history import FAIL, INFO, OK, Op, Run
+from tests.deterministic import guests
+
+RULES = {
+    "D1": "what is encrypted lies in no store in clear",
+    "D2": "nothing is left behind of a subscription that is no more",
+    "D3": "a pool that was emptied holds nothing, and can be deleted",
+    "D4": "a message is popped once, by one",
+    "D5": "nothing is unreadable whose key is in the file",
+}
+"""Of this tier alone. No history shows the first three, which are about stores (`leavings.py`), and the
+last, of which the service's log tells.
+"""
 
 EMPTYING = frozenset({"purge", "drop"})
+UNKNOWN = EMPTYING | {"leave", "pool", "unpool", "weigh", "drain", "move"}
 
 
 def judge(run: Run, ops: Sequence[Op]) -> list[Violation]:
     """Every violation that the history proves."""
-    return check(run, translated(ops))
+    passing = [Violation("R10", *one) for one in guests.judge(run.slack, ops)]
+    return check(run, translated(run, ops)) + passing + list(_popped(ops))
 
 
-def translated(ops: Sequence[Op]) -> list[Op]:
+def _popped(ops: Sequence[Op]) -> Iterator[Violation]:
+    """D4."""
+    first: dict[tuple[str, str], Op] = {}
+    for op in ops:
+        for name, p, n in op.got if op.f == "pop" else ():
+            other = first.setdefault((op.q, name), op)
+            if other is not op:
+                yield Violation("D4", f"{p} #{n} ({name}) was popped twice", (other, op))
+
+
+def translated(run: Run, ops: Sequence[Op]) -> list[Op]:
     """The history in the words that the rules know."""
-    result = [op for op in ops if op.f not in EMPTYING]
+    passing = {to for to, stay in guests.stays(ops).items() if not stay.lasts}
+    result = [op for op in ops if op.f not in UNKNOWN and op.to not in passing]
+    if ENCRYPT in run.settings:
+        result += [
+            msgspec.structs.replace(op, f="claim", ttl=POP_S)
+            for op in ops if op.f == "pop" and op.out == INFO
+        ]  # fmt: skip
     emptying = [op for op in ops if op.f in EMPTYING and op.out != FAIL]
     if not emptying:
         return result

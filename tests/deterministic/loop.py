@@ -27,15 +27,18 @@ STEPS_MAX = 200_000  # of one loop; what takes more has gone astray
 
 
 class Owner(Protocol):
-    """Whose work it is. What belongs to a dead one is never run again."""
+    """Whose work it is. What belongs to a dead one is never run again; what belongs to one that
+    stands still is run when it goes on.
+    """
 
     dead: bool
+    still: bool
 
 
 class World:
     """Owns what belongs to no node."""
 
-    dead = False
+    dead = still = False
 
 
 OWNER: contextvars.ContextVar[Owner] = contextvars.ContextVar("owner")
@@ -65,6 +68,19 @@ class _Timer(asyncio.TimerHandle):
     owner: Owner
 
 
+class _Task(asyncio.Task[T]):
+    """One that is hashed by its number, so that a set of them has the same order in every run: that
+    is in which a group cancels its tasks.
+    """
+
+    def __init__(self, number: int, *args: Any, **options: Any) -> None:
+        self._number = number
+        super().__init__(*args, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class Loop(asyncio.BaseEventLoop):
     """``steps``: callbacks run until now; ``fair``: the share of them that came first in line."""
 
@@ -74,11 +90,13 @@ class Loop(asyncio.BaseEventLoop):
         self.steps = 0
         self.errors: list[str] = []
         self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks_made = 0
         self._random = rng.random
         self._fair = fair
         self._line: list[_Handle | _Timer] = []
         self._timers: list[tuple[float, int, _Timer]] = []
         self._dropped: list[_Handle | _Timer] = []
+        self._standing: list[_Handle | _Timer] = []  # of owners that stand still
         self._timers_made = 0
         self._timers_cancelled = 0
         self._ending = False
@@ -140,7 +158,9 @@ class Loop(asyncio.BaseEventLoop):
         name: object = None,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[T]:
-        task = asyncio.Task(coro, loop=self, name=str(name) if name else None, context=context)
+        self._tasks_made += 1
+        told = str(name) if name else None
+        task: asyncio.Task[T] = _Task(self._tasks_made, coro, loop=self, name=told, context=context)
         self._tasks.append(task)
         return task
 
@@ -183,8 +203,9 @@ class Loop(asyncio.BaseEventLoop):
                 line.pop()
             if handle._cancelled:
                 continue
-            if handle.owner.dead:
-                self._dropped.append(handle)
+            owner = handle.owner
+            if owner.dead or owner.still:
+                (self._dropped if owner.dead else self._standing).append(handle)
                 continue
             self.steps += 1
             handle._run()
@@ -212,6 +233,13 @@ class Loop(asyncio.BaseEventLoop):
         else:
             raise Stuck("nothing is ready and nothing is due")
 
+    def go_on(self, owner: Owner) -> None:
+        """All that became due for this one while it stood still is ready now."""
+        owner.still = False
+        standing = self._standing
+        self._line += [handle for handle in standing if handle.owner is owner]
+        standing[:] = [handle for handle in standing if handle.owner is not owner]
+
     def tick(self) -> float:
         """A moment that no other event has."""
         self.now_s += TICK_S
@@ -227,8 +255,9 @@ class Loop(asyncio.BaseEventLoop):
                 return
             for task in self._tasks:
                 task.cancel()
-            line += self._dropped
-            self._dropped.clear()
+            for left in (self._dropped, self._standing):
+                line += left
+                left.clear()
             while line:
                 waiting = line[:]
                 line.clear()

@@ -17,8 +17,9 @@ from nusku.metrics import Metrics
 from nusku.model import QueueKey
 from nusku.notify import Notifier, Sender
 from nusku.storage import Hint, Store
+from tests.deterministic.keyfile import KeyFile
 from tests.deterministic.loop import EPOCH_S, Loop, World, context_of
-from tests.deterministic.store import Ground
+from tests.deterministic.store import Disk, Ground
 from tests.deterministic.weather import (
     CRASH_AFTER,
     CRASH_BEFORE,
@@ -54,14 +55,21 @@ class NodeDied(Exception):
 
 
 class Cluster:
-    """What the nodes have in common."""
+    """What the nodes have in common. ``new_ground`` makes the store behind the URI of a pool, which
+    is there from then on; ``change`` is what is wrong with every broker, if anything is.
+    """
 
     def __init__(
-        self, loop: Loop, ground: Ground, weather: Weather, rng: random.Random,
-        senders: Mapping[str, Sender], trace: Callable[[str], None] | None = None,
+        self, loop: Loop, ground: Ground, new_ground: Callable[[str], Ground], weather: Weather,
+        rng: random.Random, senders: Mapping[str, Sender], key_file: KeyFile,
+        change: Callable[[Broker], None], trace: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
         self.loop = loop
         self.ground = ground
+        self.pools: dict[str, Ground] = {}  # by URI
+        self._new_ground = new_ground
+        self.key_file = key_file
+        self.change = change
         self.weather = weather
         self.rng = rng
         self.senders = senders
@@ -77,6 +85,16 @@ class Cluster:
     def under_way(self) -> bool:
         """Whether something may still happen of what was asked for while all was not well."""
         return bool(self.late) or any(n for life, n in self.meddled.items() if not life.dead)
+
+    def pool(self, uri: str) -> Ground:
+        """The store behind the URI of a pool."""
+        if uri not in self.pools:
+            self.pools[uri] = self._new_ground(uri)
+        return self.pools[uri]
+
+    def disks(self) -> list[Disk]:
+        """Those of all stores."""
+        return [ground.disk for ground in (self.ground, *self.pools.values())]
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Something that no node does."""
@@ -116,15 +134,28 @@ class Node:
         if life is not None:
             life.die()
 
+    def stand_still(self) -> Callable[[], None]:
+        """It does nothing, and does not notice; to be called when it goes on. It must not be down."""
+        life, cluster = self.life, self.cluster
+        assert life is not None
+        life.still = True
+        cluster.say(f"{self.name} stands still")
+
+        def go_on() -> None:
+            cluster.say(f"{self.name} goes on")
+            cluster.loop.go_on(life)
+
+        return go_on
+
     async def ask(self, work: Callable[[Broker], Awaitable[T]], patience_s: float | None) -> T:
         """Have it do something. Raises NodeDied, and TimeoutError when patience is at an end, after
-        hanging up. It must not be down.
+        hanging up, which the node may notice later. It must not be down.
         """
         life = self.life
         assert life is not None
         loop = self.cluster.loop
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(_awaited(work(life.broker)), context=life.context.copy())
+        task = loop.create_task(_done(work, life.broker), context=life.context.copy())
         life.asked[answer] = None
 
         def hear(done: asyncio.Task[T]) -> None:
@@ -139,57 +170,80 @@ class Node:
                 answer.set_result(done.result())
 
         task.add_done_callback(hear, context=self.cluster.context)
-        hang_up = None
+
+        def hang_up() -> None:
+            if not answer.done():
+                answer.set_exception(TimeoutError())
+            loop.call_soon(task.cancel, context=life.context.copy())
+
+        patience = None
         if patience_s is not None:
-            hang_up = loop.call_later(patience_s, task.cancel, context=life.context.copy())
+            patience = loop.call_later(patience_s, hang_up, context=self.cluster.context)
         try:
             return await answer
         finally:
-            if hang_up is not None:
-                hang_up.cancel()
+            if patience is not None:
+                patience.cancel()
 
 
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work
+async def _done(work: Callable[[Broker], Awaitable[T]], broker: Broker) -> T:
+    return await work(broker)
 
 
 class Life:
     """A node from its start to its death."""
 
-    dead = False
+    dead = still = False
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.cluster = node.cluster
         self.context = context_of(self)
         self.asked: dict[asyncio.Future[Any], None] = {}
+        self.calls_left = 0  # of a store, until it is to stand still; 0: it is not
+        self.counted: Callable[[Life], bool] = lambda life: True  # a call that is made now
+        self.stand_still: Callable[[], None] = lambda: None
         self.heard: Hint = lambda key: None
         self.context.run(self._start)
 
     def _start(self) -> None:
         cluster, rng = self.cluster, random.Random(self.cluster.rng.random())
-        messages, records = (
-            cast("Any", _Part(self, part))
-            for part in (cluster.ground.store.messages, cluster.ground.store.records)
-        )
-        store = cluster.ground.of_node(messages, records, self._tell, self._hear)
+        store = self._reach(cluster.ground)
         skew_s = cluster.rng.uniform(-3, 3)
-        metrics = Metrics()
+        metrics, ring = Metrics(), cluster.key_file.ring()
         self.broker = Broker(
-            Pools(store, _no_pools, SETTINGS, rng),
+            Pools(store, self._open, SETTINGS, rng),
             SETTINGS,
             metrics,
             rng,
             signing_key="",
             trusts=cast("Trusts", None),
             addresses=_ADDRESSES,
+            ring=ring,
             now=lambda: EPOCH_S + skew_s + cluster.loop.now_s,
         )
+        cluster.change(self.broker)
         if cluster.senders:
             notifier = Notifier(self.broker, cluster.senders, SETTINGS, metrics, IN_FLIGHT)
             notifier.rng = rng
             notifier.start()
-        cluster.loop.create_task(_housekeeping(store))
+        cluster.loop.create_task(_housekeeping(self.broker.pools))
+        if cluster.key_file.keys:
+            cluster.loop.create_task(cluster.key_file.watch(ring))
+
+    def _reach(self, ground: Ground) -> Store:
+        """A store, as this node has it."""
+        messages, records = (cast("Any", _Part(self, ground, p)) for p in ("messages", "records"))
+        return ground.of_node(messages, records, self._tell, self._hear)
+
+    async def _open(self, uri: str, options: Mapping[str, Any]) -> Store:
+        """That of a pool."""
+        cluster = self.cluster
+        await asyncio.sleep(cluster.rng.random() * 0.01)
+        ground = cluster.pool(uri)
+        if ground.away:
+            raise Unavailable("The store of the pool is away.")
+        return self._reach(ground)
 
     def _tell(self, key: QueueKey) -> None:
         """Word for the other nodes, which may get lost."""
@@ -211,6 +265,13 @@ class Life:
     def _hear(self, told: Hint) -> None:
         self.heard = told
 
+    def count(self) -> None:
+        """A call of a store begins."""
+        if self.counted(self):
+            self.calls_left -= 1
+            if not self.calls_left:
+                self.stand_still()
+
     def die(self) -> None:
         self.dead = True
         self.cluster.deaths += 1
@@ -222,36 +283,43 @@ class Life:
 
 
 class _Part:
-    """The messages or records of a store, as a node reaches them."""
+    """The messages or records of a store, as a node reaches them; the store may be started anew."""
 
-    def __init__(self, life: Life, part: Any) -> None:
+    def __init__(self, life: Life, ground: Ground, part: str) -> None:
         self._life = life
+        self._ground = ground
         self._part = part
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        life, cluster, call = self._life, self._life.cluster, getattr(self._part, name)
+        life, cluster, ground, part = self._life, self._life.cluster, self._ground, self._part
         run, fate_of = cluster.in_store, cluster.weather.fate
 
         def reach(*args: Any, **options: Any) -> Awaitable[Any]:
             if life.dead:
                 raise asyncio.CancelledError  # the last tasks of a run are unwinding
+            if life.calls_left:
+                life.count()
+            if ground.away:
+                return _away()
+            call = getattr(getattr(ground.store, part), name)
             fate = fate_of()
             if cluster.trace is not None:
-                cluster.say(f"{life.node.name} {name} {_brief(args, options)}: {fate}")
+                what = f"{ground.name}{name} {_brief(args, options)}"
+                cluster.say(f"{life.node.name} {what}: {fate}")
             if fate is FINE:
                 return run(call, args, options)
             cluster.struck[fate] = cluster.struck.get(fate, 0) + 1
-            return _counted(life, _meddled(life, fate, lambda: run(call, args, options)))
+            return _counted(life, fate, lambda: run(call, args, options))
 
         setattr(self, name, reach)
         return reach
 
 
-async def _counted(life: Life, work: Awaitable[T]) -> T:
+async def _counted(life: Life, fate: str, call: Callable[[], Awaitable[Any]]) -> Any:
     meddled = life.cluster.meddled
     meddled[life] = meddled.get(life, 0) + 1
     try:
-        return await work
+        return await _meddled(life, fate, call)
     finally:
         meddled[life] -= 1
 
@@ -302,15 +370,16 @@ async def _let_be(work: Awaitable[Any]) -> None:
     await asyncio.gather(work, return_exceptions=True)
 
 
-async def _housekeeping(store: Store) -> None:
+async def _housekeeping(pools: Pools) -> None:
     while True:
-        with suppress(NuskuError):
-            await store.messages.expire(EXPIRED_AT_ONCE)
+        for store in (pools.own, *pools.opened().values()):
+            with suppress(NuskuError):
+                await store.messages.expire(EXPIRED_AT_ONCE)
         await asyncio.sleep(REST_S)
 
 
-async def _no_pools(uri: str, options: Mapping[str, Any]) -> Store:
-    raise AssertionError(f"nobody added a pool at {uri}")
+async def _away() -> Any:
+    raise Unavailable("The store is away.")
 
 
 def _brief(args: tuple[Any, ...], options: Mapping[str, Any]) -> str:

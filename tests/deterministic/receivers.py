@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 
 import msgspec
 
@@ -11,7 +12,7 @@ from nusku.broker.deliveries import Parcel, Recipient
 from nusku.notify import Outcome
 from nusku.notify.webhook import judged
 from tests.chaos.harness.history import OK, Op
-from tests.deterministic.clients import Bodies, told
+from tests.deterministic.clients import Bodies
 from tests.deterministic.loop import Loop
 
 FINE = (200,)
@@ -30,7 +31,7 @@ class Receivers:
     def __init__(self, loop: Loop, bodies: Bodies, rng: random.Random) -> None:
         self.ops: list[Op] = []
         self.fine = False
-        self.queues: dict[str, str] = {}  # of the endpoints
+        self.queues: Mapping[str, str] = {}  # of the endpoints
         self._loop = loop
         self._bodies = bodies
         self._rng = rng
@@ -40,8 +41,12 @@ class Receivers:
         await asyncio.sleep(rng.random() * 0.005)
         endpoint = to.subscriber.rpartition("/")[2]
         op = Op("hear", "receiver", t0=loop.tick(), out=OK, to=endpoint, id=parcel.id)
-        op.p, op.n = self._bodies.read(told(parcel.body))
-        op.q = f"{to.key.project}/{msgspec.json.decode(parcel.body, type=_Named).queue_name}"
+        op.p, op.n = self._bodies.read_told(parcel.body)
+        try:
+            name = msgspec.json.decode(parcel.body, type=_Named).queue_name
+        except msgspec.DecodeError:
+            name = "nothing that can be read"
+        op.q = f"{to.key.project}/{name}"
         if op.q != self.queues.get(endpoint):
             op.note = f"this is about {op.q}"
         moods = FINE if self.fine else QUITTING if endpoint.endswith(".1") else AWKWARD

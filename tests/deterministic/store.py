@@ -12,7 +12,7 @@ import random
 import sqlite3
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from nusku.clock import Clock
 from nusku.errors import Unavailable
@@ -32,8 +32,19 @@ LOOK_S = 2.0  # after which those who wait look again, since hints get lost
 COMMITS_S = 0.02  # that a commit takes, at most
 
 
+class Lane(NamedTuple):
+    """A queue on a disk; ``total`` counts what has expired and is not tidied up, too."""
+
+    name: str
+    total: int
+    sealed: bool
+
+
 class Disk:
-    """Stands for :class:`nusku.storage.sqlite.file.File`. One is used for many runs: `wipe` first."""
+    """Stands for :class:`nusku.storage.sqlite.file.File`. One is used for many runs: `wipe` first.
+
+    What lies on it may be looked at from outside, which changes nothing.
+    """
 
     remember = File.remember
 
@@ -63,8 +74,43 @@ class Disk:
         )
         return found.fetchone() is not None
 
+    def lanes(self, *kinds: str) -> list[Lane]:
+        """The queues of these kinds."""
+        rows = self.db.execute(
+            "SELECT name, total, sealed FROM lanes WHERE doomed = 0"
+            f" AND kind IN ({','.join('?' * len(kinds))}) ORDER BY kind, project, name",
+            kinds,
+        )
+        return [Lane(name, total, bool(sealed)) for name, total, sealed in rows]
+
+    def bodies(self) -> list[bytes]:
+        """All bodies that lie there, and what is kept beside them; also of what is gone by now."""
+        rows = self.db.execute("SELECT body, attributes FROM messages").fetchall()
+        return [bytes(part) for row in rows for part in row if part is not None]
+
+    def documents(self, kind: str) -> list[tuple[str, bytes, int | None]]:
+        """The records of a kind: key, document, and when they end."""
+        return self.db.execute(
+            "SELECT key, doc, ends_ms FROM records WHERE kind = ? ORDER BY project, key", (kind,)
+        ).fetchall()
+
     def free_bytes(self) -> int:
         return 1 << 40
+
+
+class Shelf:
+    """Disks by name, which one run after the other uses."""
+
+    def __init__(self) -> None:
+        self._disks: dict[str, Disk] = {}
+
+    def take(self, name: str, rng: random.Random) -> Disk:
+        """One with nothing on it."""
+        disk = self._disks.get(name)
+        if disk is None:
+            disk = self._disks[name] = Disk()
+        disk.wipe(rng)
+        return disk
 
 
 class _Jobs:
@@ -154,16 +200,21 @@ def _failing(operation: Callable[[], T]) -> T:
 
 
 class Ground:
-    """The one store of a run, as it is now. ``engine``: the class of its connections; ``messages``:
-    what comes between its messages and the nodes.
+    """One store of a run, as it is now. ``engine``: the class of its connections; ``messages`` and
+    ``records``: what comes between those and the nodes. While it is ``away`` nobody reaches it.
     """
 
-    def __init__(self, disk: Disk, clock: Clock, rng: random.Random, weather: Weather) -> None:
+    def __init__(
+        self, disk: Disk, clock: Clock, rng: random.Random, weather: Weather, name: str = ""
+    ) -> None:
         self.engine: type[Engine] = Engine
         self.messages: Callable[[Any], Any] = lambda real: real
+        self.records: Callable[[Any], Any] = lambda real: real
+        self.name = name  # as it is printed before what is asked of it
+        self.disk = disk
+        self.away = False
         self.store: Store
         self._connection: Engine
-        self._disk = disk
         self._clock = clock
         self._rng = rng
         self._weather = weather
@@ -171,7 +222,7 @@ class Ground:
 
     def open(self) -> None:
         """Begin, on a disk that is empty or not."""
-        disk, metrics = self._disk, _METRICS
+        disk, metrics = self.disk, _METRICS
         disk.open()
         engine = self.engine(disk.db, self._clock, metrics, disk.last_ms, self._rng, self._weather)
         self._connection = engine
@@ -185,7 +236,7 @@ class Ground:
             """The other nodes go on using it."""
 
         self.store = Store(
-            self.messages(messages), records, cast("Any", None), ping, leave_open, self._failed,
+            self.messages(messages), self.records(records), cast("Any", None), ping, leave_open, self._failed,
             "memory", CAPABILITIES, shared=True, look_s=LOOK_S,
         )  # fmt: skip
 

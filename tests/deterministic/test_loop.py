@@ -17,7 +17,7 @@ DAY_S = 86_400
 
 
 class Node:
-    dead = False
+    dead = still = False
 
 
 def order(seed: int) -> list[int]:
@@ -95,3 +95,29 @@ def test_the_dead_do_nothing_more() -> None:
 
     Loop(random.Random(0)).run(play())
     assert did == ["began"]
+
+
+def test_who_stands_still_goes_on_later_with_all_that_became_due() -> None:
+    """The clock goes on meanwhile, and others do."""
+    did: list[tuple[str, float]] = []
+    node = Node()
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, Loop)
+
+        def note(what: str) -> None:
+            did.append((what, loop.time()))
+
+        for at_s in (1, 2, 5):
+            loop.call_later(at_s, note, f"due at {at_s}", context=context_of(node))
+        loop.call_later(2, note, "another's")
+        node.still = True
+        await asyncio.sleep(4)
+        assert did == [("another's", 2)]
+        loop.go_on(node)
+        await asyncio.sleep(2)
+
+    Loop(random.Random(0)).run(play())
+    assert sorted(did[1:3]) == [("due at 1", 4), ("due at 2", 4)]
+    assert did[3:] == [("due at 5", 5)]

@@ -249,9 +249,11 @@ class Claims:
         packed: Mapping[int, Packed],
     ) -> int:
         """In one step where the two are kept together, and always were. Elsewhere they are copied,
-        then removed; the dedup key sees to it that none is copied twice if the removal fails.
+        then removed; the dedup key sees to it that none is copied twice if the removal fails. That
+        of a copy which was made while one of the two was elsewhere may have failed, so what was
+        moved is copied from then on.
         """
-        if source.pool is None and target.pool is None:
+        if source.pool is None and target.pool is None and not (source.moved or target.moved):
             beside, bodies = {}, {}
             for m in found.messages:
                 body, kept = packed[m.position]

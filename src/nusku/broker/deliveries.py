@@ -219,11 +219,18 @@ class Deliveries:
         claim: str | None = None,
     ) -> int:
         move = (internal(source), positions, internal(target), ttl_s, attributes, claim)
-        try:
-            return len(await self._store.move(*move))
-        except Stale:
-            await make(self._store, internal(target))
-            return len(await self._store.move(*move))
+        made = False
+        for _ in range(ATTEMPTS):
+            try:
+                moved = len(await self._store.move(*move))
+            except Stale:
+                await make(self._store, internal(target))
+                made = True
+            else:
+                if made and not moved:  # the subscription has been deleted, and nobody looks again
+                    await self._store.drop(internal(target), empty=True)
+                return moved
+        raise Unavailable("The subscription is being deleted.")
 
     async def failed(self, project: str, subscription: str, after: int, limit: int) -> Found:
         """What was given up, oldest first, in clear. Raises Unreadable."""

@@ -18,7 +18,14 @@ from nusku.broker.quotas import Quotas
 from nusku.broker.view import View
 from nusku.broker.waiting import Waiting
 from nusku.config import Settings
-from nusku.errors import ClaimMismatch, Invalid, MessageClaimed, NotFound, NuskuError
+from nusku.errors import (
+    ClaimMismatch,
+    Invalid,
+    MessageClaimed,
+    NotFound,
+    NuskuError,
+    Unavailable,
+)
 from nusku.metrics import Metrics
 from nusku.model import Context, Draft, Found, Message, QueueKey, QueueRef
 from nusku.storage import Removal, Removed
@@ -361,6 +368,7 @@ class Messages:
 
     async def _pop_readable(self, queue: Queue, limit: int) -> tuple[View, Sorted]:
         """Remove nothing before it is decrypted: held first, by a claim that does not count."""
+        began_s = asyncio.get_running_loop().time()
         held = await queue.store.messages.claim(queue.ref, limit, POP_S, 0)
         if held.claim is None:
             return View.of(queue.ref, (), held.now_ms), Sorted((), (), None)
@@ -373,9 +381,18 @@ class Messages:
             removed = await queue.store.messages.remove(
                 queue.ref, positions, Removal.HELD, (held.claim,)
             )
+            self._check_held(began_s)
             done = zip(readable, removed, strict=True)
             readable = [message for message, became in done if became is Removed.GONE]
         return View.of(queue.ref, readable, held.now_ms), Sorted(readable, (), why)
+
+    @staticmethod
+    def _check_held(began_s: float) -> None:
+        """Raise Unavailable if what was held since then may have become free meanwhile: what is gone
+        now may have been popped by somebody else.
+        """
+        if asyncio.get_running_loop().time() - began_s >= POP_S:
+            raise Unavailable("The messages were held for too long.")
 
     async def _put_back(self, key: QueueKey, messages: Sequence[Message], now_ms: int) -> None:
         """Messages that were popped and cannot be shown, at the end of their queue. It encrypts

@@ -139,7 +139,9 @@ class _Move:
 
     async def arrive(self) -> None:
         """Say that the queue is in the other pool."""
-        await self._write(lambda document, _: replace(document, pool=self.to, moving=None))
+        await self._write(
+            lambda document, _: replace(document, pool=self.to, moving=None, moved=True)
+        )
 
     async def finish(self) -> None:
         """Open the copy, and drop what it was made of."""

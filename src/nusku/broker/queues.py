@@ -42,7 +42,8 @@ class Moving(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is stored of a queue: also the pool that it is in (None: the service's own store).
+    """What is stored of a queue: also the pool that it is in (None: the service's own store), and
+    whether it ever was ``moved`` from one store to another.
 
     One that is ``deleted`` is there no more. Whoever meets it goes on with :func:`end`.
     """
@@ -51,6 +52,7 @@ class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, Any]
     pool: str | None = None
     moving: Moving | None = None
+    moved: bool = False
     deleted: bool = False
 
 
@@ -102,11 +104,12 @@ async def _store_of(pools: Pools, document: Document) -> Store | None:
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """A queue as read, where it is, and its options (None: not set)."""
+    """A queue as read, where it is, whether it ever was elsewhere, and its options (None: not set)."""
 
     ref: QueueRef
     pool: str | None
     store: Store
+    moved: bool
     post_bytes_max: int
     message_ttl_s: int
     message_delay_s: int
@@ -304,6 +307,7 @@ class Queues:
             ref,
             document.pool,
             store,
+            document.moved,
             min(data.get("_max_messages_post_size") or settings.max_messages_post_size,
                 settings.max_messages_post_size),
             data.get("_default_message_ttl") or settings.default_message_ttl,

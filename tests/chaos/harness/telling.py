@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator
 
 from tests.chaos.harness.history import FAIL, OK, Op
 
+MOMENT_S = 0.001
+"""The service tells milliseconds apart. Who subscribes in that of a post may be told of it."""
+
 Finding = tuple[str, tuple[Op, ...]]
 """What is wrong, and the operations that prove it."""
 Told = tuple[str, str, int]
@@ -124,7 +127,7 @@ class _Telling:
             yield f"{name}: its post had been refused, and {op.to} was told of it", (post, op)
         elif op.t1 < post.t0:
             yield f"{op.to} was told of {name} before it was posted", (op, post)
-        elif post.out == OK and post.t1 < subscription.t0:
+        elif post.out == OK and post.t1 < subscription.t0 - MOMENT_S:
             what = f"{op.to} was told of {name}, which had been posted before it subscribed"
             yield what, (post, subscription, op)
 
