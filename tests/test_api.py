@@ -275,7 +275,7 @@ generation.database = "none"
 # Each request by itself: the examples, every limit from both sides, and random data.
 ALONE = f"""
 {COMMON}
-generation.max-examples = 6
+generation.max-examples = 3
 phases.stateful.enabled = false
 """
 
@@ -286,7 +286,7 @@ phases.examples.enabled = false
 phases.coverage.enabled = false
 phases.fuzzing.enabled = false
 generation.mode = "positive"
-generation.max-examples = 15
+generation.max-examples = 8
 phases.stateful.max-steps = 15
 
 [parameters]

@@ -20,8 +20,8 @@ from benchmarks.wire import WrongAnswerError, parse_answer
 from tests.servers.programs import postgres_folder, redis_server
 
 TINY = Sizes(
-    seconds=0.2,
-    turns=2,
+    seconds=0.1,
+    turns=1,
     in_flight=(40, 200),
     claim_samples=10,
     waiters=20,

@@ -170,6 +170,9 @@ def test_whatever_was_done_what_there_is_room_for_can_be_posted(tmp_path: Path, 
 
         await asyncio.gather(*(client() for _ in range(5)))
         _, number, size, _ = await nodes.count()
+        while number > MESSAGES - 2:  # the queue that will be deleted may have none of them
+            await brokers[0].messages.pop(ANN, QueueKey("queue", "p", rng.choice(NAMES[:3])), 2)
+            _, number, size, _ = await nodes.count()
         for _ in range(MESSAGES - number):
             await post(rng.choice(brokers), "a", b"1")
         with pytest.raises(QuotaExceeded, match="may have 20 messages"):

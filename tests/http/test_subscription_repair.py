@@ -116,7 +116,9 @@ def test_what_fails_waits_and_is_tried_again(subscriptions: Subscriptions, hook:
     hook.status = 503
     id_ = subscriptions.made(hook.url)
     subscriptions.api.post_bodies("q", 1)
-    status = eventually(lambda: (now := subscriptions.status(id_))["attempts"] and now)
+    status = eventually(
+        lambda: (now := subscriptions.status(id_))["attempts"] and now["pending"] and now
+    )
     assert (status["state"], status["pending"], status["failed"]) == ("active", 1, 0)
     assert status["oldest_pending_age"] in range(30)
     attempt = status["attempts"][0]

@@ -21,6 +21,11 @@ from tests.storage.harness import BACKENDS, House, bodies, positions
 MANY = 100_000
 SMALL = 400  # pages: what an operation may touch whatever the size of the queue
 STEP = 15_000  # that with some hundreds of messages put back, or removed
+ATTEMPTS = 20
+VACUUMS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE backend_type = 'autovacuum worker' AND datname = current_database()
+"""
 
 pytestmark = [
     pytest.mark.only("postgresql"),
@@ -39,14 +44,20 @@ class Pages:
 
         async def explained(link: Link, statement: str, args: Any, timeout_s: float) -> list[Any]:
             if self.most and ".enter(" not in statement:
-                plan = ""
-                for _ in range(2):  # the first time it also reads what the functions are
+                touched = 0
+                for attempt in range(ATTEMPTS):
                     async with transaction(link.connection):
                         [[plan]] = await link.connection.fetch(
                             f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *args
                         )
-                [found] = json.loads(plan)
-                touched = found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"]
+                    [found] = json.loads(plan)
+                    plan = found["Plan"]
+                    touched = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+                    if attempt and touched <= self.most:
+                        break  # the first time it also reads what the functions are
+                    # As long as autovacuum looks at the tables, dead rows are kept for it, and met.
+                    if await link.connection.fetchval(VACUUMS):
+                        await asyncio.sleep(0.5)
                 if touched > self.most:
                     self.exceeded.append((touched, statement.split("(", maxsplit=1)[0]))
             return await call(link, statement, args, timeout_s)

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import nusku.storage
+import nusku.storage.sqlite
 from nusku.broker.messages import Messages, NewMessage
 from nusku.clock import Clock, steady_clock
 from nusku.errors import Unavailable
@@ -78,12 +78,12 @@ def stale_clock() -> None:
 
         return then
 
-    _replace(nusku.storage, "steady_clock", make)
+    _replace(nusku.storage.sqlite, "steady_clock", make)
 
 
 def wall_clock() -> None:
     """SQLite: lives and claims are read off the wall."""
-    _replace(nusku.storage, "steady_clock", lambda: lambda: time.time_ns() // 1_000_000)
+    _replace(nusku.storage.sqlite, "steady_clock", lambda: lambda: time.time_ns() // 1_000_000)
 
 
 def post_again() -> None:
