@@ -41,9 +41,9 @@ def work(queue: str, name: str, ttl: int, fatal_job: int | None = None) -> None:
                 break  # too late: somebody else may have these jobs by now
             job = message["body"]["job"]
             if job == fatal_job:
-                print(f"{name}: died over job {job}", flush=True)
+                print(f"{name}: died over job {job}\n", end="", flush=True)
                 os._exit(1)  # as in a power cut: nothing is released or tidied up
-            print(f"{name}: did job {job}", flush=True)
+            print(f"{name}: did job {job}\n", end="", flush=True)
             # The href names the claim. Is that over, then the job is somebody else's, and stays.
             me.send("DELETE", message["href"], accept=(400, 403))
 
