@@ -36,9 +36,13 @@ PARTS = (
     Part("the rest", ["tests", *(f"--ignore=tests/{folder}" for folder in ELSEWHERE)]),
     Part("faults", ["tests/chaos"]),
     Part("security", ["tests/security"]),
-    # Those that start servers of their own again and again do so on SQLite.
+    # What is refused is so before it comes to a store: all variants of that are tried on SQLite only.
+    # Those that start servers of their own again and again do so there, too.
     *(
-        Part(f"HTTP and clients on {store}", (*OVER_HTTP, f"--store={store}", "-m", "not slow"))
+        Part(
+            f"HTTP and clients on {store}",
+            (*OVER_HTTP, f"--store={store}", "--variants=3", "-m", "not slow"),
+        )
         for store in reversed(SHARED)
     ),
     Part("HTTP and clients on sqlite", OVER_HTTP),

@@ -34,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             " stores run on all of them, and those that start the service on SQLite"
         ),
     )
+    parser.addoption(
+        "--variants",
+        type=int,
+        metavar="N",
+        help="of each parametrised test run so many variants at most, spread over all that it has",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,13 +74,33 @@ def _runs(item: pytest.Item, chosen: Sequence[str]) -> bool:
     return LiveServer.kind in allowed_kinds(item)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def _spread(items: Sequence[pytest.Item], number: int) -> Iterator[pytest.Item]:
+    """Not more variants of any test than that: the first, the last, and some between them."""
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for variants in tests.values():
+        if len(variants) > number:
+            steps = max(number - 1, 1)
+            yield from (variants[n * (len(variants) - 1) // steps] for n in range(number))
+        else:
+            yield from variants
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
+    """Leave out what was not asked for, after marks and names have had their say."""
+    yield
     chosen = chosen_kinds(config)
-    left_out = [item for item in items if not _runs(item, chosen)]
-    if left_out:
+    kept = [item for item in items if _runs(item, chosen)]
+    if number := config.getoption("--variants"):
+        spread = {*_spread(kept, number)}
+        kept = [item for item in kept if item in spread]
+    if left_out := {*items}.difference(kept):
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if _runs(item, chosen)]
+        items[:] = kept
 
 
 def _leave_out(missing: Missing) -> None:

@@ -476,7 +476,7 @@ def goes_on(how: str, moved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # Beside other changes
 
 
-@pytest.mark.parametrize("seed", seeds(4, 20))
+@pytest.mark.parametrize("seed", seeds(4, 12))
 def test_a_queue_may_be_deleted_and_made_anew_while_it_is_moved(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,7 +527,7 @@ def test_a_queue_may_be_deleted_and_made_anew_while_it_is_moved(
     service(test, tmp_path, seed)
 
 
-@pytest.mark.parametrize("seed", seeds(2, 8))
+@pytest.mark.parametrize("seed", seeds(2, 6))
 def test_a_queue_may_be_changed_while_it_is_moved(tmp_path: Path, seed: int) -> None:
     async def test(it: Service) -> None:
         clients = Traffic(it)
@@ -933,7 +933,7 @@ async def traffic(it: Service, how: Sequence[str], size: int) -> Traffic:
     return clients
 
 
-@pytest.mark.parametrize("seed", seeds(3, 15))
+@pytest.mark.parametrize("seed", seeds(3, 9))
 def test_while_a_queue_is_moved_to_and_fro_clients_notice_nothing(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -947,7 +947,7 @@ def test_while_a_queue_is_moved_to_and_fro_clients_notice_nothing(
     service(test, tmp_path, seed)
 
 
-@pytest.mark.parametrize("seed", seeds(6, 40))
+@pytest.mark.parametrize("seed", seeds(6, 20))
 def test_whatever_happens_to_movers_nothing_is_lost_doubled_or_out_of_order(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from tests.notify.test_faults import EPOCH_S, Go, _Part, no_pools, run, timeless
 
 QUEUE = QueueKey("queue", "p", "q")
 ANN = Context("p", "ann", frozenset())
-SEEDS = range(30)
+SEEDS = range(15)
 
 
 class Nodes:

@@ -59,7 +59,7 @@ def workers_of(server: LiveServer) -> list[int]:
 
 def seen_by(server: LiveServer, name: str) -> dict[str, float]:
     """A figure by worker; of several series their sum."""
-    text = httpx.get(f"{server.url}/metrics").text
+    text = httpx.get(f"{server.url}/metrics", verify=False).text
     found: dict[str, float] = {}
     for line in text.splitlines():
         if line.startswith(name + "{"):
@@ -71,7 +71,7 @@ def seen_by(server: LiveServer, name: str) -> dict[str, float]:
 
 def seen_alone(server: LiveServer, name: str) -> float:
     """A figure of a server without workers."""
-    text = httpx.get(f"{server.url}/metrics").text
+    text = httpx.get(f"{server.url}/metrics", verify=False).text
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
 
@@ -82,7 +82,8 @@ def test_workers_share_the_work_and_their_figures_are_told_together(start: Start
     def post(n: int) -> None:
         api = server.api()
         for i in range(20):
-            with httpx.Client(base_url=server.url) as client:  # a connection each
+            # A connection each; nor are the system's authorities read each time, which is slow.
+            with httpx.Client(base_url=server.url, verify=False) as client:
                 message = {"messages": [{"body": [n, i]}]}
                 path = api.path("q", "messages")
                 assert client.post(path, headers=api.headers, json=message).status_code == 201

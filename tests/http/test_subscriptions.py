@@ -603,23 +603,23 @@ def test_another_client_of_the_project_may_do_all_this(subscriptions: Subscripti
 @pytest.mark.parametrize(
     ("rest", "allowed"),
     [
-        ((), {"GET", "POST"}),
-        (("s",), {"GET", "PATCH", "DELETE"}),
-        (("s", "confirm"), {"PUT"}),
-        (("s", "status"), {"GET"}),
-        (("s", "failed"), {"GET"}),
-        (("s", "pause"), {"POST"}),
-        (("s", "resume"), {"POST"}),
-        (("s", "replay"), {"POST"}),
-        (("s", "ping"), {"POST"}),
-        (("s", "secret"), {"POST"}),
+        ((), ("GET", "POST")),
+        (("s",), ("GET", "PATCH", "DELETE")),
+        (("s", "confirm"), ("PUT",)),
+        (("s", "status"), ("GET",)),
+        (("s", "failed"), ("GET",)),
+        (("s", "pause"), ("POST",)),
+        (("s", "resume"), ("POST",)),
+        (("s", "replay"), ("POST",)),
+        (("s", "ping"), ("POST",)),
+        (("s", "secret"), ("POST",)),
     ],
     ids=str,
 )
 def test_other_methods_are_not_allowed(
-    rest: tuple[str, ...], allowed: set[str], subscriptions: Subscriptions
+    rest: tuple[str, ...], allowed: tuple[str, ...], subscriptions: Subscriptions
 ) -> None:
-    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} - allowed:
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}.difference(allowed):
         answer = subscriptions.api.request(method, subscriptions.path(*rest))
         assert answer.status_code == 405, method
         assert set(answer.headers["Allow"].split(", ")) == {*allowed, "OPTIONS"}
