@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import insist
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(400)]
 
-FRESH = random.randrange(10**6)
-
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql", "redis"])
-@pytest.mark.parametrize("seed", [pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [FRESH])
 def test_no_promise_is_broken_by_two_faults_at_once(store: str, seed: int, tmp_path: Path) -> None:
     nodes = 1 if store == "sqlite" else 2
     insist(Plan("both", store, nodes, "brief", seed, strikes=2, pause=(0.1, 0.4)), tmp_path)

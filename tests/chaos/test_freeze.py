@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import control, insist
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
-FRESH = random.randrange(10**6)
 
-
-@pytest.mark.parametrize("seed", [pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [FRESH])
 def test_no_promise_is_broken_by_a_server_that_stood_still(seed: int, tmp_path: Path) -> None:
     insist(Plan("freeze", profile="brief", seed=seed, strikes=2, pause=(0.2, 0.5)), tmp_path)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import control, insist
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [
@@ -18,12 +18,11 @@ pytestmark = [
     pytest.mark.timeout(400),
 ]
 
-FRESH = random.randrange(10**6)
 STORES = {"pg-full": "postgresql", "redis-full": "redis"}
 
 
 @pytest.mark.parametrize("nemesis", STORES)
-@pytest.mark.parametrize("seed", [pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [FRESH])
 def test_what_does_not_fit_is_not_acknowledged(nemesis: str, seed: int, tmp_path: Path) -> None:
     plan = Plan(nemesis, STORES[nemesis], 1, "brief", seed, strikes=2, pause=(0.1, 0.4))
     insist(plan, tmp_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness import recording as recorder
 from tests.chaos.harness.images import Keep, moments, replayed
 from tests.chaos.harness.recorded import POSTS, STORE, Tried, first_mark, record, try_out
@@ -20,7 +21,6 @@ from tests.chaos.harness.recording import Done, Kind
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 CUTS = 50  # at each, all four of `Keep` are tried
-FRESH = random.randrange(10**6)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_cut_while_the_store_is_made_leaves_one_that_can_be_opened(
     assert not tried.bad, named_bad(tried)
 
 
-@pytest.mark.parametrize("seed", [41, pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [41, FRESH])
 def test_no_cut_loses_what_was_acknowledged(seed: int, recorded: tuple[list[Done], Path]) -> None:
     recording, _ = recorded
     cuts = moments(recording, STORE, CUTS, first_mark(recording), seed)

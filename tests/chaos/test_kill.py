@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import control, insist
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 KILLS = 5  # in each of the runs
-FRESH = random.randrange(10**6)
 
 
-@pytest.mark.parametrize("seed", [11, 12, 13, pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [11, 12, 13, FRESH])
 def test_nothing_acknowledged_is_lost_by_kills(seed: int, tmp_path: Path) -> None:
     plan = Plan(nemesis="kill", seed=seed, strikes=KILLS, pause=(0.1, 1.2))
     insist(plan, tmp_path)

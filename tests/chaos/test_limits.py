@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import control, insist
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.root]
 
-FRESH = random.randrange(10**6)
 
-
-@pytest.mark.parametrize("seed", [pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [FRESH])
 def test_no_promise_is_broken_by_limits(seed: int, tmp_path: Path) -> None:
     insist(Plan("limits", profile="brief", seed=seed, strikes=2, pause=(0.1, 0.4)), tmp_path)
 

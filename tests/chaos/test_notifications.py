@@ -6,21 +6,19 @@ pending` does the same for longer.
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import insist
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness.pending import Wave, play_pending
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
-FRESH = random.randrange(10**6)
 
-
-@pytest.mark.parametrize("seed", [pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [FRESH])
 def test_pending_deliveries_all_arrive_after_kills(seed: int, tmp_path: Path) -> None:
     """Killed during the fan-out, retries, giving up, replay, and while receivers take fast.
 
@@ -35,7 +33,7 @@ def test_pending_deliveries_all_arrive_after_kills(seed: int, tmp_path: Path) ->
 
 @pytest.mark.root
 @pytest.mark.usefixtures("loop_mounts")
-@pytest.mark.parametrize("seed", [pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [FRESH])
 def test_subscribers_hear_of_acknowledged_posts_after_power_cuts(seed: int, tmp_path: Path) -> None:
     plan = Plan(nemesis="power", profile="webhooks", seed=seed, strikes=3, pause=(0.3, 1.0))
     verdict = insist(plan, tmp_path)

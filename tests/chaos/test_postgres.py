@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import insist, run
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(400)]
 
-FRESH = random.randrange(10**6)
-SEEDS = [pytest.param(FRESH, id=f"fresh-{FRESH}")]
+SEEDS = [FRESH]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

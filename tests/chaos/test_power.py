@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import insist, run
+from tests.chaos.fresh import FRESH
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [
@@ -18,10 +18,9 @@ pytestmark = [
 ]
 
 CUTS = 15  # in each of the runs
-FRESH = random.randrange(10**6)
 
 
-@pytest.mark.parametrize("seed", [21, pytest.param(FRESH, id=f"fresh-{FRESH}")])
+@pytest.mark.parametrize("seed", [21, FRESH])
 def test_nothing_acknowledged_is_lost_by_power_cuts(seed: int, tmp_path: Path) -> None:
     plan = Plan(nemesis="power", seed=seed, strikes=CUTS, pause=(0.1, 0.9))
     insist(plan, tmp_path)

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.conftest import control, insist, run
+from tests.chaos.fresh import FRESH, SEED
 from tests.chaos.harness.stage import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(400)]
 
-FRESH = random.randrange(10**6)
-SEEDS = [pytest.param(FRESH, id=f"fresh-{FRESH}")]
+SEEDS = [FRESH]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -69,7 +68,7 @@ def test_two_faults_at_once_cost_the_last_seconds_where_logs_are_synced_every_se
 ) -> None:
     """Also the control of the above: the very same is seen to lose."""
     # Begins with the master lost while its replica loses power, then both lose power.
-    seed = FRESH - FRESH % 8
+    seed = SEED - SEED % 8
     name = "redis-double-everysec"
     plan = Plan(name, "redis-cluster", 3, "held", seed, strikes=2, pause=(0.1, 0.2))
     verdict = insist(plan, tmp_path)

@@ -1,6 +1,7 @@
 """A Redis server of one's own, or a Valkey one where that is what the machine has."""
 
 import contextlib
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -36,6 +37,8 @@ class Redis(Process):
 
     ``settings`` are handed over at each start, so that they may be changed between two.
     """
+
+    quick_end = signal.SIGKILL  # asked to end, a master waits for its replicas, for seconds
 
     def __init__(
         self,
