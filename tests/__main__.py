@@ -21,7 +21,7 @@ ELSEWHERE = ("http", "notify", "security", "clients", "chaos", "storage")
 
 NOTHING = 5  # pytest's exit code when there was no test to run
 
-AT_ONCE = 2 * (os.cpu_count() or 2)
+AT_ONCE = 2 * (os.cpu_count() or 2) + 1
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,22 @@ PARTS = (
     Part("the rest", ["tests", *(f"--ignore=tests/{folder}" for folder in ELSEWHERE)]),
     Part("faults", ["tests/chaos"]),
     Part("security", ["tests/security"]),
+    Part("HTTP and clients on sqlite", OVER_HTTP),
+    Part("storage on postgresql", ["tests/storage", "--store=postgresql"]),
     # What is refused is so before it comes to a store: all variants of that are tried on SQLite only.
     # Those that start servers of their own again and again do so there, too.
     *(
         Part(
             f"HTTP and clients on {store}",
-            (*OVER_HTTP, f"--store={store}", "--variants=3", "-m", "not slow"),
+            (*OVER_HTTP, f"--store={store}", "--variants=2", "-m", "not slow"),
         )
-        for store in reversed(SHARED)
-    ),
-    Part("HTTP and clients on sqlite", OVER_HTTP),
-    *(
-        Part(f"storage on {store}", ("tests/storage", f"--store={store}"))
-        for store in ("postgresql", "sqlite", "redis", "redis-cluster")
+        for store in SHARED
     ),
     Part("notifications", ["tests/notify"]),
+    *(
+        Part(f"storage on {store}", ["tests/storage", f"--store={store}"])
+        for store in ("sqlite", "redis", "redis-cluster")
+    ),
     Part("copying between stores", ["tests/storage/test_copying.py"]),
 )
 

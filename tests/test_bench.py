@@ -90,7 +90,7 @@ def test_every_scenario_runs_and_every_answer_is_right(
 @pytest.mark.timeout(600)
 def test_what_is_compared_on_postgresql(tmp_path: Path) -> None:
     postgres_folder()
-    told = run("postgresql", {"asyncpg", "workers", "nodes", "slow-commit", "churn"}, tmp_path)
+    told = run("postgresql", {"asyncpg", "workers", "nodes", "churn"}, tmp_path)
     assert skipped(told) == set()
     assert "fsync=on" in told["machine"]["store"]
 
