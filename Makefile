@@ -45,7 +45,7 @@ servers: $(DEV) ## Install PostgreSQL, Redis and PgBouncer for the tests, where 
 # Of what has many variants two are run; what starts server after server, or plays for long, is left
 # out. As each process waits for its server now and then, there is one more than there are cores.
 LATER := auth/test_keystone.py clients deterministic/test_s*.py notify security \
-    $(addprefix http/test_, events.py flavors.py pools*.py quotas.py rates.py tls.py) \
+    $(addprefix http/test_, events.py flavors.py pools*.py quotas.py rates.py subscription_repair.py tls.py) \
     $(addprefix storage/test_, copying.py migrations.py model*.py) \
     $(addprefix test_, api.py cli.py docs.py forking.py import_zaqar.py leases.py moving.py quotas.py server.py) \
     $(addprefix websocket/test_, doors.py limits.py subscriptions.py)
