@@ -21,7 +21,7 @@ ELSEWHERE = ("http", "notify", "security", "clients", "chaos", "storage")
 
 NOTHING = 5  # pytest's exit code when there was no test to run
 
-AT_ONCE = 2 * (os.cpu_count() or 2) + 1
+AT_ONCE = 2 * (os.cpu_count() or 2)
 
 
 @dataclass(frozen=True)

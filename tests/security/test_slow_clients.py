@@ -295,10 +295,10 @@ class Normal:
             thread.start()
         return self
 
-    def insist_undisturbed(self) -> None:
+    def insist_undisturbed(self, within_s: float = 3) -> None:
         assert not self.wrong, self.wrong[:5]
         assert self.done > 50
-        assert self.slowest_s < 3, f"{self.slowest_s:.1f} s"
+        assert self.slowest_s < within_s, f"{self.slowest_s:.1f} s"
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -493,7 +493,7 @@ def test_five_hundred_clients_that_read_nothing_disturb_nobody(
             # a busy machine its time, and none is slow before.
             crowd.watch(4 * deadline_s)
         assert len(crowd.ended) == CROWD, "all were hung up on"
-        normal.insist_undisturbed()
+        normal.insist_undisturbed(within_s=deadline_s / 3)  # nobody waits until the crowd has gone
         eventually(lambda: open_files(server) <= baseline + 5, within_s=5)
         assert growth.peak_bytes < CROWD * MIB, "for each its answer, in a few copies"
         still_serves(server)

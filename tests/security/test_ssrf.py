@@ -473,7 +473,8 @@ def test_ten_thousand_attempts_and_no_canary_hears_a_connection() -> None:
         for status, location in ways:
             bait.trap.redirect(status, location)
             outcomes = await bait.send_all(taking(-(-share // len(ways)), [OPEN, "both0.test"]))
-            assert set(outcomes) == {("failed", "redirect")}
+            assert set(outcomes) <= {("failed", "redirect"), ("failed", "dns")}
+            assert outcomes["failed", "redirect"] > outcomes.total() * 0.4  # literals at the least
             counted["redirects"] += outcomes.total()
 
     caught = with_bait(send)

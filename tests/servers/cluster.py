@@ -51,7 +51,10 @@ class Cluster:
         for node in self.nodes:
             node.launch()
         for node in self.nodes:
-            node.wait_until_it_answers()
+            try:
+                node.wait_until_it_answers()
+            except DidNotStart:
+                node.start()  # which takes another port where somebody has taken that
         self._join()
         return self
 

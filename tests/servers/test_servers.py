@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import programs
+from tests.servers.cluster import Cluster
 from tests.servers.guardian import alive
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
@@ -71,6 +72,16 @@ def test_a_server_whose_port_is_taken_takes_another() -> None:
         with second:
             assert second.port != first.port
             assert second.ask("PING") is True or second.ask("PING") == "PONG"
+
+
+@pytest.mark.slow
+def test_a_cluster_does_without_a_port_that_is_taken() -> None:
+    with Redis() as first:
+        cluster = Cluster()
+        cluster.nodes[-1].port = first.port
+        with cluster:
+            assert cluster.nodes[-1].port != first.port
+            assert len(cluster.masters()) == 3
 
 
 def test_a_program_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
