@@ -19,6 +19,7 @@ from nusku.broker import OPERATIONS
 from nusku.broker.operation import ADMIN, ANYONE
 from nusku.config import Settings
 from nusku.http import document
+from tests.conftest import _spread
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -266,3 +267,24 @@ def test_commands_named_exist(page: str) -> None:
 
 def test_makefile_has_what_others_rely_on() -> None:
     assert {"serve", "test", "quick", "check", "bench", "chaos"} <= make_targets()
+
+
+class NamedItem(pytest.Item):
+    """A test that is never run."""
+
+    def runtest(self) -> None:
+        raise NotImplementedError
+
+
+def test_a_few_variants_are_the_first_the_last_and_some_between(
+    request: pytest.FixtureRequest,
+) -> None:
+    def spread(names: list[str], number: int) -> list[str]:
+        items = [NamedItem.from_parent(request.session, name=name) for name in names]
+        return [item.name for item in _spread(items, number)]
+
+    names = [f"test_many[{n}]" for n in range(9)]
+    assert spread([*names, "test_one"], 3) == [names[0], names[4], names[8], "test_one"]
+    assert spread(names, 2) == [names[0], names[8]]
+    assert spread(names, 1) == names[:1]
+    assert spread(names, 9) == names

@@ -21,7 +21,8 @@ from tests.storage.harness import BACKENDS, House, bodies, positions
 MANY = 100_000
 SMALL = 400  # pages: what an operation may touch whatever the size of the queue
 STEP = 15_000  # that with some hundreds of messages put back, or removed
-ATTEMPTS = 20
+ATTEMPTS = 20  # half a second apart, as long as others are there
+
 OTHERS = """
     SELECT (SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -29,6 +30,7 @@ OTHERS = """
         (SELECT sum(vacuum_count + autovacuum_count + autoanalyze_count)
             FROM pg_stat_all_tables)
 """
+
 pytestmark = [
     pytest.mark.only("postgresql"),
     pytest.mark.slow,
